@@ -1,0 +1,73 @@
+# Bowline: what a developer and CI run. `make help` lists the targets.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -X main.version=$(VERSION)
+
+# Seconds that `make test` spends on each fuzz target; 0 skips fuzzing.
+FUZZTIME ?= 3
+# Limit of one package's tests. They run under the race detector on real file
+# systems, so it is generous; a deadlock still ends with a stack trace.
+TEST_TIMEOUT ?= 30m
+# What the tests run on, for instance `make test PKG=./driver/bow/...`.
+PKG ?= ./...
+
+TOOLS     := bin/tools
+GENERATED := '*.pb.go'
+
+.DEFAULT_GOAL := help
+.PHONY: help build test lint fuzz generate check-generated bench demo-device \
+	clean cluster-up cluster-down packages
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/bowline
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/bowline ./cmd/bowline
+
+test: packages lint check-generated fuzz ## install what the tests need, then lint and run all of them (root)
+	$(GO) test -race -count=1 -timeout $(TEST_TIMEOUT) $(PKG)
+
+lint: $(TOOLS)/.built ## gofmt, go vet, staticcheck and the import rules
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard -- '*.go')); \
+	if [ -n "$$unformatted" ]; then echo "not formatted with gofmt:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(TOOLS)/staticcheck ./...
+	$(GO) run ./hack/lint/imports
+
+fuzz: ## run every fuzz target for FUZZTIME seconds
+	hack/fuzz.sh $(FUZZTIME) $(PKG)
+
+generate: $(TOOLS)/.built ## write the generated Go code anew
+	hack/generate.sh
+
+check-generated: generate ## fail if generated code is not what its source says
+	@git diff --exit-code -- $(GENERATED) || { echo "generated code is out of date: run 'make generate' and add the result"; exit 1; }
+	@new=$$(git ls-files --others --exclude-standard -- $(GENERATED)); \
+	if [ -n "$$new" ]; then echo "generated, but not in git:"; echo "$$new"; exit 1; fi
+
+bench: ## run the benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(PKG)
+
+demo-device: build ## checkpoint, wreck and roll back a PostgreSQL on one machine (root)
+	hack/demo-device.sh
+
+cluster-up: ## start a Kubernetes on this machine (root)
+	$(GO) run ./hack/cluster up
+
+cluster-down: ## stop it and remove what it left
+	$(GO) run ./hack/cluster down
+
+clean: ## remove what was built
+	rm -rf bin
+
+# Debian packages that the build and the tests use; does nothing where they
+# are installed.
+packages:
+	@hack/install-packages.sh
+
+# The pinned tools of hack/tools, built once for each change of their versions.
+$(TOOLS)/.built: hack/tools/go.mod hack/tools/go.sum
+	@mkdir -p $(TOOLS)
+	$(GO) build -C hack/tools -o $(CURDIR)/$(TOOLS)/ tool
+	@touch $@
