@@ -1,0 +1,202 @@
+// Package fuse exports a blockdev.Device as a loop device of the kernel over a
+// file of which this process is the file system.
+//
+//	user of /dev/loopN
+//	loop driver, direct I/O
+//	the only file of a FUSE file system that is mounted nowhere
+//	workers of this process, each with a read of /dev/fuse
+//	blockdev.Device
+package fuse
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bowline-csi/bowline/driver/blockdev"
+	"github.com/bowline-csi/bowline/driver/export"
+)
+
+// prefix begins the name of the file below a loop device of ours.
+const prefix = "bowline:"
+
+// maxName is the longest name of an export, in bytes.
+const maxName = 200
+
+// DefaultBlockSize is the logical block size of exports, in bytes, unless
+// another is asked for.
+const DefaultBlockSize = 4096
+
+// Options say how a device is exported.
+type Options struct {
+	// Name tells exports apart (List, Detach): 1 to 200 bytes, visible in
+	// /sys/block/loopN/loop/backing_file.
+	Name string
+
+	// BlockSize is the logical block size of the block device in bytes: 512,
+	// 1024, 2048 or 4096, not less than that of the exported device. 0 means
+	// DefaultBlockSize.
+	BlockSize int
+}
+
+// Export is a Device that is a block device of the kernel.
+type Export struct {
+	srv  *server
+	loop loopDevice
+}
+
+// New exports dev, which must stay open until the export ends.
+func New(ctx context.Context, dev blockdev.Device, opts Options) (*Export, error) {
+	if opts.BlockSize == 0 {
+		opts.BlockSize = DefaultBlockSize
+	}
+	if err := opts.validate(dev); err != nil {
+		return nil, err
+	}
+	e, err := attach(ctx, dev, opts)
+	if err != nil {
+		return nil, fmt.Errorf("export %s: %w", opts.Name, err)
+	}
+	return e, nil
+}
+
+func (o Options) validate(dev blockdev.Device) error {
+	switch {
+	case !validName(o.Name):
+		return fmt.Errorf("export name %q: must be 1 to %d printable bytes without a slash: %w", o.Name, maxName, export.ErrInvalid)
+	case !blockdev.ValidBlockSize(o.BlockSize) || o.BlockSize < dev.BlockSize():
+		return fmt.Errorf("export %s: block size %d for a device with blocks of %d bytes: %w", o.Name, o.BlockSize, dev.BlockSize(), export.ErrInvalid)
+	case dev.Size() < int64(o.BlockSize):
+		return fmt.Errorf("export %s: the device has %d bytes, which is less than a block of %d: %w", o.Name, dev.Size(), o.BlockSize, export.ErrInvalid)
+	}
+	return nil
+}
+
+func validName(name string) bool {
+	if name == "" || len(name) > maxName {
+		return false
+	}
+	return strings.IndexFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f || r == '/' || r == '\\' }) < 0
+}
+
+func attach(ctx context.Context, dev blockdev.Device, opts Options) (e *Export, err error) {
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("/dev/fuse: %w", err)
+	}
+	root, err := mount(fd, opts.Name)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	srv := newServer(fd, dev, prefix+opts.Name, opts.BlockSize)
+	if err := srv.start(); err != nil {
+		_ = unix.Close(root)
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	e = &Export{srv: srv}
+	err = aside(func() error { return e.attachLoop(ctx, root) }, root)
+	_ = unix.Close(root)
+	if err != nil {
+		<-srv.done
+		return nil, err
+	}
+	return e, nil
+}
+
+// attachLoop puts the loop device over the file in the directory root and
+// finds out what a punched hole will mean.
+//
+// The loop driver passes on as a punched hole both REQ_OP_DISCARD and those
+// REQ_OP_WRITE_ZEROES that may deallocate, which is how ext4 zeroes what it
+// wants to read as zeros. To take the second for the first would destroy data,
+// for a device may leave discarded blocks as they are. Since Linux 6.10 the
+// driver stops offering REQ_OP_WRITE_ZEROES for good when the file does not
+// support FALLOC_FL_ZERO_RANGE; the block layer then writes pages of zeros, and
+// a punched hole can only be a discard. So one zeroing is provoked and refused,
+// before anybody knows of the device; the write of zeros that follows is
+// acknowledged and not done.
+func (e *Export) attachLoop(ctx context.Context, root int) error {
+	file, err := unix.Openat(root, e.srv.name, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the file: %w", err)
+	}
+	defer unix.Close(file)
+	loop, fd, err := configure(ctx, file, e.srv.name, e.srv.blockSize)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	e.loop = loop
+	err = e.probeDiscards(fd)
+	if err != nil {
+		_ = unix.IoctlSetInt(fd, unix.LOOP_CLR_FD, 0)
+		return fmt.Errorf("%s: %w", loop.path(), err)
+	}
+	return nil
+}
+
+func (e *Export) probeDiscards(fd int) error {
+	if err := provokeZeroing(fd, uint64(e.srv.blockSize)); err != nil {
+		return fmt.Errorf("probe zeroing: %w", err)
+	}
+	zeroes, err := e.loop.sysfs("queue/write_zeroes_max_bytes")
+	if err != nil {
+		return err
+	}
+	if zeroes == 0 && e.srv.probed.Load() {
+		e.srv.discards.Store(discardsPlain)
+	} else {
+		e.srv.discards.Store(discardsAmbiguous)
+	}
+	return nil
+}
+
+// isProbe tells whether a request is one of those that probeDiscards provokes.
+func (s *server) isProbe(off, length int64) bool { return off == 0 && length == int64(s.blockSize) }
+
+// Path is the block device, for example /dev/loop3.
+func (e *Export) Path() string { return e.loop.path() }
+
+// DiscardsAmbiguous tells whether discards cannot be told from zeroings on this
+// kernel. They arrive as WriteZeroes then.
+func (e *Export) DiscardsAmbiguous() bool { return e.srv.discards.Load() == discardsAmbiguous }
+
+// Stats are counts since the export began.
+func (e *Export) Stats() export.Stats { return e.srv.counts.stats() }
+
+// Done is closed when the export has ended: after Close, or because somebody
+// else detached the loop device.
+func (e *Export) Done() <-chan struct{} { return e.srv.done }
+
+// Grow makes the block device as large as the Device has become.
+func (e *Export) Grow() error {
+	if err := aside(e.loop.setCapacity); err != nil {
+		return fmt.Errorf("grow export %s: %w", e.srv.name, err)
+	}
+	return nil
+}
+
+// Close ends the export. It fails with export.ErrBusy, and changes nothing, if
+// the block device is mounted or held open, by another than a passing look, or
+// until ctx is done. When it returns nil no goroutine works for the export any
+// more, and the Device can be closed.
+func (e *Export) Close(ctx context.Context) error {
+	select {
+	case <-e.srv.done:
+		return nil
+	default:
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	err := aside(func() error { return e.loop.detach(ctx) })
+	if err != nil {
+		return fmt.Errorf("close export %s: %w", e.srv.name, err)
+	}
+	<-e.srv.done
+	return nil
+}

@@ -1,0 +1,153 @@
+package fuse
+
+import (
+	"os"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bowline-csi/bowline/driver/linuxabi"
+)
+
+// maxIO is the most data that one request carries, in bytes: 256 pages, which
+// is the most that the kernel allows without a change of sysctl
+// fs.fuse.max_pages_limit.
+const maxIO = 1 << 20
+
+const (
+	inHeaderSize  = int(unsafe.Sizeof(linuxabi.FuseInHeader{}))
+	outHeaderSize = int(unsafe.Sizeof(linuxabi.FuseOutHeader{}))
+	writeInSize   = int(unsafe.Sizeof(linuxabi.FuseWriteIn{}))
+)
+
+// message is the buffer for one request and its reply.
+//
+// It is laid out so that data begins at a page whether the kernel writes (a
+// header and a FuseWriteIn before it) or reads (a FuseOutHeader before it), so
+// the device can do direct I/O on it without a copy. The headers lie at the end
+// of the first page:
+//
+//	request   [page - 40 - 40, …)   FuseInHeader, body
+//	reply     [page - 16, …)        FuseOutHeader, body
+//	data      [page, page + maxIO)  of a FuseWrite, or of the reply to a FuseRead
+//
+// A reply overwrites its request, so a request is decoded before the reply is
+// begun. The memory is mapped, not allocated: it costs what was touched.
+type message struct {
+	mem  []byte
+	page int // where the data begins
+}
+
+func newMessage() (*message, error) {
+	page := os.Getpagesize()
+	mem, err := unix.Mmap(-1, 0, page+maxIO, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return nil, err
+	}
+	return &message{mem: mem, page: page}, nil
+}
+
+func (m *message) free() { _ = unix.Munmap(m.mem) }
+
+// in is where a request is read into.
+func (m *message) in() []byte { return m.mem[m.page-inHeaderSize-writeInSize:] }
+
+// data is where the payload of n bytes is; n is at most maxIO.
+func (m *message) data(n int) []byte { return m.mem[m.page : m.page+n] }
+
+// out is the reply with a body of n bytes.
+func (m *message) out(n int) []byte { return m.mem[m.page-outHeaderSize : m.page+n] }
+
+// request is a decoded request. Which fields have a meaning depends on the
+// opcode.
+type request struct {
+	op     linuxabi.FuseOpcode
+	unique uint64
+	node   uint64
+
+	off    int64
+	length int64  // of a read, write or fallocate
+	mode   uint32 // of a fallocate
+	name   []byte // of a lookup; in the message
+	init   linuxabi.FuseInitIn
+}
+
+// decode reads the request of n bytes that m holds into r. It returns the errno
+// to answer with; r.unique is valid unless the request is shorter than its
+// header, in which case there is nothing to answer and ok is false.
+//
+// The kernel is trusted with its own memory, but not believed: lengths are
+// checked against what arrived, and offsets against overflow. Whether a range
+// lies in the device is checked by who knows the device.
+func (m *message) decode(n int, r *request) (errno unix.Errno, ok bool) {
+	b := m.in()[:n]
+	h, ok := view[linuxabi.FuseInHeader](b)
+	if !ok {
+		return 0, false
+	}
+	r.op, r.unique, r.node = h.Opcode, h.Unique, h.NodeID
+	if int64(h.Len) != int64(n) {
+		return unix.EIO, true
+	}
+	body := b[inHeaderSize:]
+	switch r.op {
+	case linuxabi.FuseRead:
+		in, ok := view[linuxabi.FuseReadIn](body)
+		if !ok {
+			return unix.EINVAL, true
+		}
+		return r.setRange(in.Offset, uint64(in.Size), maxIO), true
+	case linuxabi.FuseWrite:
+		in, ok := view[linuxabi.FuseWriteIn](body)
+		if !ok || uint64(in.Size) != uint64(len(body)-writeInSize) {
+			return unix.EINVAL, true
+		}
+		return r.setRange(in.Offset, uint64(in.Size), maxIO), true
+	case linuxabi.FuseFallocate:
+		in, ok := view[linuxabi.FuseFallocateIn](body)
+		if !ok {
+			return unix.EINVAL, true
+		}
+		r.mode = in.Mode
+		return r.setRange(in.Offset, in.Length, 1<<63-1), true
+	case linuxabi.FuseLookup:
+		if len(body) == 0 || body[len(body)-1] != 0 {
+			return unix.EINVAL, true
+		}
+		r.name = body[:len(body)-1]
+	case linuxabi.FuseInit:
+		if len(body) < linuxabi.FuseInitInLegacySize {
+			return unix.EINVAL, true
+		}
+		r.init = linuxabi.FuseInitIn{}
+		copy(unsafe.Slice((*byte)(unsafe.Pointer(&r.init)), unsafe.Sizeof(r.init)), body)
+		if len(body) < int(unsafe.Sizeof(r.init)) {
+			r.init.Flags &^= linuxabi.FuseInitExt
+		}
+	}
+	return 0, true
+}
+
+func (r *request) setRange(off, length, limit uint64) unix.Errno {
+	if length > limit || off > 1<<63-1 || length > 1<<63-1-off {
+		return unix.EINVAL
+	}
+	r.off, r.length = int64(off), int64(length)
+	return 0
+}
+
+// view is the structure that b begins with; ok is false if b is too short. b
+// must be aligned for T.
+func view[T any](b []byte) (v *T, ok bool) {
+	if uintptr(len(b)) < unsafe.Sizeof(*v) {
+		return nil, false
+	}
+	return (*T)(unsafe.Pointer(unsafe.SliceData(b))), true
+}
+
+// body lays a zeroed T out as the body of the reply.
+func body[T any](m *message) *T {
+	p := (*T)(unsafe.Pointer(&m.mem[m.page]))
+	*p = *new(T)
+	return p
+}

@@ -1,0 +1,156 @@
+package fuse
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bowline-csi/bowline/driver/blockdev"
+	"github.com/bowline-csi/bowline/driver/export"
+)
+
+// maxWorkers is the most requests that are worked on at once, and so the most
+// that the device sees at once. The kernel queues the rest.
+const maxWorkers = 64
+
+// server answers the requests of one FUSE connection with the help of a device.
+//
+// Everything it says follows from the device and from these fields: it keeps no
+// tables, node ids and file handles are constants. A process that has the
+// descriptor of the connection, the device and the name can therefore continue
+// where another stopped, whatever was going on.
+type server struct {
+	fd        int // /dev/fuse, blocking; never cloned, see package comment
+	dev       blockdev.Device
+	name      string
+	blockSize int // of the exported block device, at least that of dev
+
+	// discards says what a punched hole means; see the type.
+	discards atomic.Int32
+	// probed is set when a zeroing was refused, see attach.
+	probed atomic.Bool
+
+	workers atomic.Int32  // that exist
+	waiting atomic.Int32  // of these, in read
+	done    chan struct{} // closed when the last worker has ended
+
+	counts counters
+
+	ragged struct {
+		sync.Mutex // held across the I/O
+		buf        []byte
+	}
+}
+
+// counters are export.Stats while they are counted.
+type counters struct {
+	inFlight                                         atomic.Int64
+	reads, writes, flushes, discards, zeroes, errors atomic.Uint64
+	bytesRead, bytesWritten                          atomic.Uint64
+}
+
+func (c *counters) stats() export.Stats {
+	return export.Stats{
+		InFlight:     c.inFlight.Load(),
+		Reads:        c.reads.Load(),
+		Writes:       c.writes.Load(),
+		Flushes:      c.flushes.Load(),
+		Discards:     c.discards.Load(),
+		WriteZeroes:  c.zeroes.Load(),
+		Errors:       c.errors.Load(),
+		BytesRead:    c.bytesRead.Load(),
+		BytesWritten: c.bytesWritten.Load(),
+	}
+}
+
+// newServer makes a server for the connection fd, which it owns from the call
+// of start on. The connection may be one that was initialised long ago.
+func newServer(fd int, dev blockdev.Device, name string, blockSize int) *server {
+	return &server{fd: fd, dev: dev, name: name, blockSize: blockSize, done: make(chan struct{})}
+}
+
+// start begins to answer requests and returns. The server ends, closing done,
+// when the kernel has dropped the connection, which it does when nothing uses
+// the file any more.
+func (s *server) start() error {
+	m, err := newMessage()
+	if err != nil {
+		return err
+	}
+	s.workers.Add(1)
+	go s.work(m)
+	return nil
+}
+
+// grow starts another worker unless there are enough. Only a worker calls it,
+// so the number of workers cannot come back from zero.
+func (s *server) grow() {
+	if s.workers.Add(1) > maxWorkers {
+		s.workers.Add(-1)
+		return
+	}
+	m, err := newMessage()
+	if err != nil { // No memory; those that exist have to do.
+		s.workers.Add(-1)
+		return
+	}
+	go s.work(m)
+}
+
+// work takes requests and answers them, one after the other, until the
+// connection ends. Whenever it takes one and leaves nobody waiting for the next
+// it starts another worker, so there are about as many as the kernel keeps
+// busy.
+func (s *server) work(m *message) {
+	defer s.leave(m)
+
+	// The thread writes back what others have dirtied, so it must not wait for
+	// that to happen when it allocates memory. The flag belongs to the thread,
+	// so the goroutine keeps it to itself, and the thread ends with it.
+	runtime.LockOSThread()
+	setIOFlusher()
+
+	var r request
+	for {
+		s.waiting.Add(1)
+		n, err := unix.Read(s.fd, m.in())
+		left := s.waiting.Add(-1)
+		switch err {
+		case nil:
+		case unix.EINTR, unix.EAGAIN, unix.ENOENT:
+			// ENOENT: the request was given up while it was handed over.
+			continue
+		default:
+			// ENODEV: the file system is gone. Nothing else is expected, and
+			// nothing else could be helped.
+			return
+		}
+		if left == 0 {
+			s.grow()
+		}
+		s.counts.inFlight.Add(1)
+		s.handle(m, n, &r)
+		s.counts.inFlight.Add(-1)
+	}
+}
+
+func (s *server) leave(m *message) {
+	m.free()
+	if s.workers.Add(-1) > 0 {
+		return
+	}
+	_ = unix.Close(s.fd)
+	if s.ragged.buf != nil {
+		_ = unix.Munmap(s.ragged.buf)
+	}
+	close(s.done)
+}
+
+// setIOFlusher marks the calling thread as one that memory reclaim may depend
+// on. Without the capability for it (CAP_SYS_RESOURCE) the export works, but
+// under memory pressure it may wait for itself.
+func setIOFlusher() {
+	_ = unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0)
+}
