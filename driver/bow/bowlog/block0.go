@@ -19,7 +19,7 @@ const maxBlockSize = 4096
 // torn and no shadow is whole) or ErrCorrupt, or are I/O errors.
 func Load(dev blockdev.Device) (*Block, error) {
 	unit := max(dev.BlockSize(), blockdev.SectorSize)
-	buf := make([]byte, min(dev.Size(), int64(max(maxBlockSize, unit))))
+	buf := blockdev.Buffer(int(min(dev.Size(), int64(max(maxBlockSize, unit)))))
 	if _, err := dev.ReadAt(buf, 0); err != nil {
 		return nil, fmt.Errorf("reading block 0: %w", err)
 	}
@@ -64,10 +64,12 @@ func loadShadow(dev blockdev.Device, head *Block, sector uint64) (*Block, error)
 	if s.Ext == nil || s.Ext.Checkpoint != head.Ext.Checkpoint || s.Ext.Phase != PhaseOpen {
 		return nil, fmt.Errorf("%w: of another checkpoint", ErrNoLog)
 	}
-	// The write that tore block 0 was one generation; what is older than the
-	// one before it is a slot that was abandoned.
-	if s.Ext.Generation+1 < head.Ext.Generation {
-		return nil, fmt.Errorf("%w: generation %d is too old for %d", ErrNoLog, s.Ext.Generation, head.Ext.Generation)
+	// The write that tore block 0 was of the generation in its header, if that
+	// arrived, or else of the next one. An older shadow lacks entries whose
+	// blocks may have been overwritten; a newer one may name copies that never
+	// arrived.
+	if g := s.Ext.Generation; g != head.Ext.Generation && g != head.Ext.Generation+1 {
+		return nil, fmt.Errorf("%w: generation %d does not follow %d", ErrNoLog, g, head.Ext.Generation)
 	}
 	return s, s.Validate(dev.Size())
 }
@@ -76,7 +78,7 @@ func loadShadow(dev blockdev.Device, head *Block, sector uint64) (*Block, error)
 // The caller has checked that it lies inside dev; what the block names has not
 // been checked, see Block.Validate.
 func ReadBlock(dev blockdev.Device, sector uint64, blockSize int) (*Block, error) {
-	buf := make([]byte, blockSize)
+	buf := blockdev.Buffer(blockSize)
 	if _, err := dev.ReadAt(buf, int64(sector)*blockdev.SectorSize); err != nil {
 		return nil, fmt.Errorf("reading the log block at sector %d: %w", sector, err)
 	}

@@ -306,6 +306,9 @@ func Unmarshal(buf []byte) (*Block, error) {
 		phase = b.Ext.Phase
 	}
 	if phase != PhaseOpen {
+		if b.Partial {
+			return nil, fmt.Errorf("%w: phase %s on a half-restored device", ErrCorrupt, phase)
+		}
 		// Only the header is there; the rest of the block is in change.
 		if count != 0 {
 			return nil, fmt.Errorf("%w: %d entries in phase %s", ErrCorrupt, count, phase)
@@ -375,6 +378,9 @@ func (b *Block) Validate(size int64) error {
 		return fmt.Errorf("%w: live content of block 0 at sector %d of a device of %d sectors", ErrCorrupt, b.Sector0, sectors)
 	}
 	if b.Ext != nil {
+		if n := b.Ext.DeviceSize; n < 0 || n/int64(b.BlockSize) > size/int64(b.BlockSize) {
+			return fmt.Errorf("%w: the device had %d bytes at the checkpoint and has %d now", ErrCorrupt, b.Ext.DeviceSize, size)
+		}
 		for i, s := range b.Ext.Shadows {
 			if s != 0 && !inside(s, perBlock) {
 				return fmt.Errorf("%w: shadow %d at sector %d of a device of %d sectors", ErrCorrupt, i, s, sectors)
