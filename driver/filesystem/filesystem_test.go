@@ -269,6 +269,9 @@ func TestFreeze(t *testing.T) {
 		if err := Thaw(mnt); !errors.Is(err, ErrNotFrozen) {
 			t.Errorf("thaw of what is not frozen: %v", err)
 		}
+		if err := Sync(mnt); err != nil {
+			t.Fatal(err)
+		}
 		if err := Freeze(mnt); err != nil {
 			t.Fatal(err)
 		}
@@ -298,6 +301,7 @@ func TestFreeze(t *testing.T) {
 func TestNotAMountPoint(t *testing.T) {
 	dir := t.TempDir()
 	for name, err := range map[string]error{
+		"sync":       Sync(dir),
 		"freeze":     Freeze(dir),
 		"thaw":       Thaw(dir),
 		"trim":       func() error { _, err := Trim(context.Background(), dir); return err }(),
