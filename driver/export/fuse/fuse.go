@@ -193,8 +193,7 @@ func (e *Export) Close(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	err := aside(func() error { return e.loop.detach(ctx) })
-	if err != nil {
+	if err := e.loop.detach(ctx); err != nil {
 		return fmt.Errorf("close export %s: %w", e.srv.name, err)
 	}
 	<-e.srv.done

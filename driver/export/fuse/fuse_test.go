@@ -81,6 +81,13 @@ func (d *ramDevice) Size() int64 {
 	defer d.mu.RUnlock()
 	return int64(len(d.mem))
 }
+
+func (d *ramDevice) grow(n int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mem = append(d.mem, bytes.Repeat([]byte{0xa5}, n)...)
+}
+
 func (d *ramDevice) BlockSize() int { return d.blockSize }
 func (d *ramDevice) Close() error   { return nil }
 

@@ -89,27 +89,28 @@ func provokeZeroing(fd int, n uint64) error {
 	return nil
 }
 
-// detach takes the loop device away from its file, unless somebody uses it. It
-// is for use in aside if this process serves the device.
-//
-// The kernel has no such request: it would detach a device in use as soon as it
-// is not in use any more. So that is begun and, if the device is still there
-// afterwards, taken back. That cannot go wrong in between, because the device
-// is in use by us.
+// detach takes the loop device away from its file. It fails with export.ErrBusy
+// if somebody else uses the device until ctx is done. Many look at new devices
+// and at closed ones for a moment, udev first of all, so being in use counts
+// only when it lasts.
 func (l loopDevice) detach(ctx context.Context) error {
 	for {
-		err := l.tryDetach()
-		// Many look at new devices and at closed ones for a moment, udev first
-		// of all, so being in use counts when it lasts.
-		if err == nil || !errors.Is(err, export.ErrBusy) {
+		err := aside(l.tryDetach)
+		if !errors.Is(err, export.ErrBusy) {
 			return err
 		}
-		if werr := pause(ctx); werr != nil {
+		if pause(ctx) != nil {
 			return err
 		}
 	}
 }
 
+// tryDetach detaches the device unless somebody else uses it.
+//
+// The kernel has no such request: it would detach a device in use as soon as it
+// is not in use any more. So that is begun and, if the device is still there
+// afterwards, taken back. Nothing can happen in between, because the device is
+// in use by us.
 func (l loopDevice) tryDetach() error {
 	fd, err := unix.Open(l.path(), unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
 	switch {
@@ -126,8 +127,12 @@ func (l loopDevice) tryDetach() error {
 		return fmt.Errorf("detach %s: %w", l.path(), err)
 	}
 	info, err := unix.IoctlLoopGetStatus64(fd)
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.ENXIO):
 		return nil // It goes when fd is closed.
+	case err != nil:
+		// The server is gone, so there is nothing to keep the device for.
+		return fmt.Errorf("%s is open and will go when it is closed (%w): %w", l.path(), err, export.ErrBusy)
 	}
 	info.Flags &^= unix.LO_FLAGS_AUTOCLEAR
 	if err := unix.IoctlLoopSetStatus64(fd, info); err != nil {

@@ -1,0 +1,137 @@
+package fuse
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bowline-csi/bowline/driver/export"
+)
+
+// State tells whether an export is served.
+type State string
+
+// States of an export.
+const (
+	// Serving: the server answers.
+	Serving State = "serving"
+	// Dead: the server is gone, and every request fails.
+	Dead State = "dead"
+	// Silent: there is a server, or somebody who keeps its connection for a
+	// successor, but it did not answer in time.
+	Silent State = "silent"
+)
+
+// Info describes an export of this machine, whichever process serves it.
+type Info struct {
+	Name  string
+	Path  string // for example /dev/loop3
+	State State
+}
+
+// List finds all exports by their loop devices, those that killed processes
+// left behind among them, in the order of their numbers. Those that have not
+// answered when ctx is done are reported as Silent.
+func List(ctx context.Context) ([]Info, error) {
+	found, err := find()
+	if err != nil {
+		return nil, err
+	}
+	infos := make([]Info, len(found))
+	for i, f := range found {
+		infos[i] = Info{Name: f.name, Path: f.loop.path(), State: f.loop.state(ctx)}
+	}
+	return infos, nil
+}
+
+// Detach removes the loop devices of all exports called name, whoever serves
+// them and whether or not they are served at all. It fails with
+// export.ErrNotFound if there is none and with export.ErrBusy if one is in use
+// until ctx is done.
+func Detach(ctx context.Context, name string) error {
+	found, err := find()
+	if err != nil {
+		return err
+	}
+	found = slices.DeleteFunc(found, func(f foundExport) bool { return f.name != name })
+	if len(found) == 0 {
+		return fmt.Errorf("detach export %s: %w", name, export.ErrNotFound)
+	}
+	for _, f := range found {
+		if err := f.loop.detach(ctx); err != nil {
+			return fmt.Errorf("detach export %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+type foundExport struct {
+	loop loopDevice
+	name string
+}
+
+// find lists the loop devices of exports by what the kernel shows of their
+// files, which involves no server.
+func find() ([]foundExport, error) {
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return nil, err
+	}
+	var found []foundExport
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+			continue // Detached in the meantime.
+		}
+		if err != nil {
+			return nil, err
+		}
+		name, ours := strings.CutPrefix(strings.TrimSuffix(string(b), "\n"), "/"+prefix)
+		if !ours {
+			continue
+		}
+		dir := filepath.Base(filepath.Dir(filepath.Dir(file)))
+		n, err := strconv.Atoi(strings.TrimPrefix(dir, "loop"))
+		if err != nil {
+			continue
+		}
+		found = append(found, foundExport{loop: loopDevice(n), name: name})
+	}
+	slices.SortFunc(found, func(a, b foundExport) int { return int(a.loop - b.loop) })
+	return found, nil
+}
+
+// state asks the kernel for the status of the loop device, for which the loop
+// driver asks the file system for the attributes of the file.
+func (l loopDevice) state(ctx context.Context) State {
+	answer := make(chan State, 1)
+	go func() {
+		err := aside(func() error {
+			fd, err := unix.Open(l.path(), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			_, err = unix.IoctlLoopGetStatus64(fd)
+			return err
+		})
+		if errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED) {
+			answer <- Dead
+		} else {
+			answer <- Serving
+		}
+	}()
+	select {
+	case <-ctx.Done():
+		return Silent
+	case s := <-answer:
+		return s
+	}
+}
