@@ -17,6 +17,8 @@ type disk struct {
 	unit  int
 	cutAt int // -1 = never
 
+	written func(image []byte) // called after each write; may be nil
+
 	mu      sync.Mutex
 	now     []byte  // what reads see
 	durable []byte  // what was flushed
@@ -61,7 +63,11 @@ func (d *disk) WriteAt(p []byte, off int64) (int, error) {
 		return 0, errPowerCut
 	}
 	d.writes++
-	return copy(d.now[off:], p), nil
+	n := copy(d.now[off:], p)
+	if d.written != nil {
+		d.written(d.now)
+	}
+	return n, nil
 }
 
 func (d *disk) Flush() error {

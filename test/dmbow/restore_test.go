@@ -24,11 +24,11 @@ func scenarios(t *testing.T, seeds int, small bool, f func(t *testing.T, s *dmbo
 			for _, refree := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%d/seed=%d/refree=%v", bs, seed, refree), func(t *testing.T) {
 					perLog := (bs - 28) / 24
-					logBlocks := 6
+					logBlocks, blocks := 6, 24*perLog
 					if small {
-						logBlocks = 3
+						logBlocks, blocks = 3, max(200, 6*perLog)
 					}
-					s, err := dmbow.NewScenario(uint64(seed), bs, max(200, perLog*logBlocks*4), logBlocks, refree)
+					s, err := dmbow.NewScenario(uint64(seed), bs, blocks, logBlocks, refree)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -107,55 +107,59 @@ func TestRollForward(t *testing.T) {
 	})
 }
 
-// TestHalfRestored stops the other tool after each of its writes.
+// TestHalfRestored looks at the device after each write of the other tool, as if
+// that had been stopped there.
 func TestHalfRestored(t *testing.T) {
 	scenarios(t, 2, true, func(t *testing.T, s *dmbow.Scenario) {
+		restoreAndCheck(t, s, s.Image, 512)
 		d := newDisk(s.Image, 512)
+		tool := dmbow.Tool{Dev: d, MaxWrites: -1}
 		marks := 0
-		tool := dmbow.Tool{Dev: d, MaxWrites: 0}
-		for stopped := 0; ; stopped++ {
-			// The same tool goes on where it was stopped: from the mark.
-			if s.BlockSize < 2048 || stopped%17 == 0 || tool.Marks > marks {
-				marks = tool.Marks
-				restoreAndCheck(t, s, d.now, 512)
+		d.written = func(image []byte) {
+			n := d.writes
+			if bowlogGone(image) || s.BlockSize > 1024 && n%23 != 0 && tool.Marks == marks {
+				return
 			}
-			d = newDisk(s.Image, 512)
-			tool = dmbow.Tool{Dev: d, MaxWrites: stopped + 1}
-			err := tool.Restore()
-			if err == nil {
-				break
+			marks = tool.Marks
+			restoreAndCheck(t, s, image, 512)
+			if n%7 != 0 {
+				return
 			}
-			if !errors.Is(err, dmbow.ErrStopped) {
-				t.Fatal(err)
+			again := newDisk(image, 512)
+			if err := (&dmbow.Tool{Dev: again, MaxWrites: -1}).Restore(); err != nil {
+				t.Fatalf("stopped after %d writes: the tool itself cannot go on: %v", n, err)
 			}
-			if again := (dmbow.Tool{Dev: newDisk(d.now, 512), MaxWrites: -1}); stopped%29 == 0 {
-				if err := again.Restore(); err != nil {
-					t.Fatalf("stopped after %d writes: the tool itself cannot go on: %v", stopped, err)
-				}
-				if err := s.Check(again.Dev.(*disk).now); err != nil {
-					t.Fatalf("stopped after %d writes: the tool itself goes on wrongly: %v", stopped, err)
-				}
+			if err := s.Check(again.now); err != nil {
+				t.Fatalf("stopped after %d writes: the tool itself goes on wrongly: %v", n, err)
 			}
 		}
-		if s.LogBlocks() > 1 && tool.Marks == 0 {
-			t.Fatal("the tool never left a mark")
+		if err := tool.Restore(); err != nil {
+			t.Fatal(err)
+		}
+		if s.LogBlocks() > 1 && tool.Marks < s.LogBlocks()-1 {
+			t.Fatalf("%d marks with %d log blocks", tool.Marks, s.LogBlocks())
 		}
 	})
 }
 
 // TestInterrupted cuts the power at each write of a restore and restores again.
+// With large blocks it is some of the writes, and each of the last ones.
 func TestInterrupted(t *testing.T) {
 	scenarios(t, 1, true, func(t *testing.T, s *dmbow.Scenario) {
 		for _, unit := range []int{512, s.BlockSize} {
-			for cut := 0; ; cut++ {
+			whole := newDisk(s.Image, unit)
+			if _, err := restore.Restore(context.Background(), whole, restore.Options{}); err != nil {
+				t.Fatal(err)
+			}
+			for cut := range whole.writes {
+				if s.BlockSize > 1024 && cut%5 != 0 && cut < whole.writes-6 {
+					continue
+				}
 				d := newDisk(s.Image, unit)
 				d.cutAt = cut
 				_, err := restore.Restore(context.Background(), d, restore.Options{})
-				if err == nil {
-					break
-				}
 				if !errors.Is(err, errPowerCut) {
-					t.Fatal(err)
+					t.Fatalf("cut at write %d: %v", cut, err)
 				}
 				rng := rand.New(rand.NewPCG(uint64(cut), 1))
 				for range 3 {

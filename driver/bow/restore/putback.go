@@ -24,7 +24,7 @@ func (p *plan) putBack(ctx context.Context, report func(Progress)) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for range parallel {
 		g.Go(func() error {
-			w := copier{dev: p.dev, in: blockdev.Buffer(windowSize), out: blockdev.Buffer(windowSize)}
+			w := copier{dev: p.dev}
 			for {
 				w.list = q.next(w.list[:0])
 				if len(w.list) == 0 {
@@ -87,11 +87,14 @@ func (q *copyQueue) next(list []bowlog.Copy) []bowlog.Copy {
 type copier struct {
 	dev     blockdev.Device
 	list    []bowlog.Copy // within one window
-	in, out []byte
+	in, out []byte // made with the first use
 }
 
 // copy does what is in list and returns the number of bytes.
 func (w *copier) copy() (total int64, err error) {
+	if w.in == nil {
+		w.in, w.out = blockdev.Buffer(windowSize), blockdev.Buffer(windowSize)
+	}
 	base := w.list[0].From
 	r := runReader{dev: w.dev, buf: w.in, base: base}
 	for _, c := range w.list {

@@ -39,9 +39,12 @@ func (p *plan) verify(ctx context.Context, report func(Progress)) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for range parallel {
 		g.Go(func() error {
-			buf := blockdev.Buffer(windowSize)
+			var buf []byte // not before there is work: a small log has little
 			for {
 				list, one := next()
+				if buf == nil && (one != nil || len(list) > 0) {
+					buf = blockdev.Buffer(windowSize)
+				}
 				var err error
 				switch {
 				case ctx.Err() != nil:
