@@ -225,6 +225,22 @@ func TestMountErrors(t *testing.T) {
 	}
 }
 
+// TestMappingBlockSizeFits holds MappingBlockSize against the kernel: it is the
+// largest logical block size on which the file system can be mounted.
+func TestMappingBlockSizeFits(t *testing.T) {
+	onEach(t, layouts, func(t *testing.T, l layout, _, image string) {
+		mountAt(t, attachLoop(t, image, l.fits), l.fsType)
+		if l.fits == 4096 {
+			return
+		}
+		target := t.TempDir()
+		if err := Mount(context.Background(), attachLoop(t, image, 2*l.fits), target, l.fsType, []string{"ro"}); err == nil {
+			t.Errorf("it can be mounted on blocks of %d, too", 2*l.fits)
+			unmount(t, target)
+		}
+	})
+}
+
 // TestMountReadOnlyDevice: mount must not quietly mount read-only.
 func TestMountReadOnlyDevice(t *testing.T) {
 	needRoot(t)
