@@ -1,0 +1,66 @@
+package blockdev
+
+import (
+	"errors"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Discard gives the range back: as a hole in a regular file, with BLKDISCARD on
+// a block device. Where that is not supported it does nothing.
+func (f *File) Discard(off, length int64) error {
+	if err := f.checkChange("discarding", off, length); err != nil || length == 0 {
+		return err
+	}
+	err := f.deallocate(unix.BLKDISCARD, unix.FALLOC_FL_PUNCH_HOLE, off, length)
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+		return f.wrap("discarding", off, length, err)
+	}
+	return nil
+}
+
+// WriteZeroes makes the range read as zeros. It stays allocated: a regular file
+// has unwritten extents there afterwards, and a block device is not asked to
+// unmap. Where that is not supported zeros are written.
+func (f *File) WriteZeroes(off, length int64) error {
+	if err := f.checkChange("zeroing", off, length); err != nil || length == 0 {
+		return err
+	}
+	err := f.deallocate(unix.BLKZEROOUT, unix.FALLOC_FL_ZERO_RANGE, off, length)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		err = f.writeZeros(off, length)
+	}
+	if err != nil {
+		return f.wrap("zeroing", off, length, err)
+	}
+	return nil
+}
+
+// deallocate does what a block device calls request and a file system mode.
+func (f *File) deallocate(request uintptr, mode uint32, off, length int64) error {
+	if !f.device {
+		return retry(func() error {
+			return unix.Fallocate(f.fd, mode|unix.FALLOC_FL_KEEP_SIZE, off, length)
+		})
+	}
+	extent := [2]uint64{uint64(off), uint64(length)}
+	return retry(func() error {
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(f.fd), request, uintptr(unsafe.Pointer(&extent)))
+		if errno != 0 {
+			return errno
+		}
+		return nil
+	})
+}
+
+func (f *File) writeZeros(off, length int64) error {
+	p := zeros()
+	for end := off + length; off < end; off += int64(len(p)) {
+		p = p[:min(int64(len(p)), end-off)]
+		if _, err := f.writeFull(p, off); err != nil {
+			return err
+		}
+	}
+	return nil
+}
