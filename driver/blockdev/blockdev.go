@@ -75,6 +75,11 @@ var (
 	ErrOutOfRange = errors.New("outside the device")
 )
 
+// Extent is a range of bytes of a device.
+type Extent struct {
+	Offset, Length int64
+}
+
 // CheckRange returns nil if [off, off+length) is aligned to blockSize and lies
 // inside [0, size), and otherwise an error that wraps ErrMisaligned or
 // ErrOutOfRange and names the range.

@@ -26,6 +26,11 @@ const (
 	// opens it with O_EXCL); for a regular file those who open it with this
 	// flag or hold any flock on it.
 	Exclusive
+
+	// Buffered does I/O through the page cache, in blocks of 512 bytes
+	// whatever direct I/O would need. It is for content in blocks smaller than
+	// that.
+	Buffered
 )
 
 // File is a regular file or a block device of the kernel as a Device. Its size
@@ -77,7 +82,7 @@ func open(path string, flags Flag) (_ *File, err error) {
 		return nil, errors.New("neither a regular file nor a block device")
 	}
 	exclusive := flags&Exclusive != 0
-	direct, err := f.openDescriptor(exclusive)
+	direct, err := f.openDescriptor(flags)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +113,8 @@ func open(path string, flags Flag) (_ *File, err error) {
 }
 
 // openDescriptor sets f.fd. It tells whether it was opened for direct I/O.
-func (f *File) openDescriptor(exclusive bool) (direct bool, err error) {
+func (f *File) openDescriptor(flags Flag) (direct bool, err error) {
+	exclusive := flags&Exclusive != 0
 	mode := unix.O_RDWR | unix.O_CLOEXEC
 	if f.readOnly {
 		mode = unix.O_RDONLY | unix.O_CLOEXEC
@@ -122,9 +128,12 @@ func (f *File) openDescriptor(exclusive bool) (direct bool, err error) {
 			return err
 		})
 	}
-	err = open(mode | unix.O_DIRECT)
-	direct = err == nil
-	if errors.Is(err, unix.EINVAL) {
+	direct = flags&Buffered == 0
+	if direct {
+		err = open(mode | unix.O_DIRECT)
+	}
+	if !direct || errors.Is(err, unix.EINVAL) {
+		direct = false
 		err = open(mode)
 	}
 	if exclusive && errors.Is(err, unix.EBUSY) {

@@ -1,0 +1,271 @@
+package bow
+
+import (
+	"fmt"
+
+	"github.com/bowline-csi/bowline/driver/blockdev"
+	"github.com/bowline-csi/bowline/driver/bow/bowlog"
+)
+
+// maxCopy is the most that is read and written in one go for a backup, bytes.
+const maxCopy = 1 << 20
+
+// backup is what one request has to save before it may overwrite its range:
+// which blocks, and where their copies go. It is made in one step under
+// Engine.mu, so that a request that cannot be done changes nothing.
+type backup struct {
+	originals []extent // Unchanged: the content of the checkpoint
+	moves     []extent // Backup: copies that must not be lost
+	current   int64    // block with the live content of block 0 if it is in the range, or 0
+	shadows   [2]bool  // which shadows of the log are in the range
+
+	freed  []extent // Free blocks of the range: nothing to save
+	copies []copyJob
+	dests  []extent // all blocks reserved, in the order of the list of blocks above
+
+	newCurrent int64    // where current goes
+	newShadows [2]int64 // where the shadows go
+}
+
+// copyJob copies the content of one extent to another of the same length.
+type copyJob struct {
+	from, to extent
+	checksum bool // 0 in the log otherwise, as the format wants it for the live block 0
+}
+
+// overwrite runs write, which overwrites [off, off+length), after what must be
+// kept of that range has been saved. The caller is in state Checkpoint.
+func (e *Engine) overwrite(off, length int64, write func() error) error {
+	start, end := off/e.blockSize, (off+length)/e.blockSize
+	l := e.lock(start, end)
+	defer e.unlock(l)
+	b, err := e.prepare(start, end)
+	if err != nil {
+		return fmt.Errorf("overwriting [%d, +%d): %w", off, length, err)
+	}
+	if b != nil {
+		if err := e.save(b); err != nil {
+			return fmt.Errorf("backing up [%d, +%d): %w", off, length, err)
+		}
+	}
+	return write()
+}
+
+// prepare finds out what is to be saved of [start, end), reserves the space for
+// it, and makes what was Free Written. It returns nil if there is nothing to
+// save.
+func (e *Engine) prepare(start, end int64) (*backup, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for e.reservedInLocked(start, end) {
+		e.mu.reserved.Wait()
+	}
+	if x := e.mu.types.Get(start); x.End >= end && (x.Value == Changed || x.Value == Written) {
+		return nil, nil
+	}
+	b := &backup{}
+	for x := range e.mu.types.Extents(start, end) {
+		switch piece := (extent{x.Start, x.End}); x.Value {
+		case Unchanged:
+			b.originals = append(b.originals, piece)
+		case Free:
+			b.freed = append(b.freed, piece)
+		case Backup:
+			b.moves = append(b.moves, piece)
+		case Sector0Current:
+			b.current = x.Start
+		}
+	}
+	b.moves = e.cutShadowsLocked(b.moves, b)
+
+	e.setAllLocked(b.freed, Written)
+	if err := e.reserveForLocked(b); err != nil {
+		e.setAllLocked(b.freed, Free)
+		e.outOfSpace.Add(1)
+		return nil, err
+	}
+	if len(b.dests) == 0 {
+		return nil, nil
+	}
+	return b, nil
+}
+
+func (e *Engine) reservedInLocked(start, end int64) bool {
+	if e.mu.types.Total(Reserved.Class()) == 0 {
+		return false
+	}
+	return len(e.extentsLocked(start, end, Reserved)) > 0
+}
+
+// cutShadowsLocked takes the blocks of the shadows out of moves and notes them in
+// b: nothing need be copied, the next log block is just written elsewhere.
+func (e *Engine) cutShadowsLocked(moves []extent, b *backup) []extent {
+	for i, s := range e.mu.shadows {
+		for j, x := range moves {
+			if s < x.start || s >= x.end {
+				continue
+			}
+			b.shadows[i] = true
+			cut := append([]extent(nil), moves[:j]...)
+			if x.start < s {
+				cut = append(cut, extent{x.start, s})
+			}
+			if s+1 < x.end {
+				cut = append(cut, extent{s + 1, x.end})
+			}
+			moves = append(cut, moves[j+1:]...)
+			break
+		}
+	}
+	return moves
+}
+
+// reserveForLocked reserves a place for everything that b saves, or nothing.
+func (e *Engine) reserveForLocked(b *backup) error {
+	var copied, single int64
+	for _, x := range b.originals {
+		copied += x.len()
+	}
+	for _, x := range b.moves {
+		copied += x.len()
+	}
+	if b.current != 0 {
+		single++
+	}
+	for _, s := range b.shadows {
+		if s {
+			single++
+		}
+	}
+	if e.mu.types.Total(Free.Class()) < copied+single {
+		return ErrNoSpace
+	}
+	b.dests, _ = e.reserveLocked(nil, copied)
+	b.pairUp()
+	one := func() int64 {
+		var err error
+		if b.dests, err = e.reserveLocked(b.dests, 1); err != nil {
+			panic("bow: the total of free blocks is wrong")
+		}
+		return b.dests[len(b.dests)-1].start
+	}
+	if b.current != 0 {
+		b.newCurrent = one()
+		b.copies = append(b.copies, copyJob{
+			from: extent{b.current, b.current + 1},
+			to:   extent{b.newCurrent, b.newCurrent + 1},
+		})
+	}
+	for i, s := range b.shadows {
+		if s {
+			b.newShadows[i] = one()
+		}
+	}
+	return nil
+}
+
+// pairUp cuts the blocks to be copied and the blocks reserved for them into
+// pieces of equal length.
+func (b *backup) pairUp() {
+	to := b.dests
+	var rest extent
+	for _, list := range [][]extent{b.originals, b.moves} {
+		for _, from := range list {
+			for from.len() > 0 {
+				if rest.len() == 0 {
+					rest, to = to[0], to[1:]
+				}
+				n := min(from.len(), rest.len())
+				b.copies = append(b.copies, copyJob{
+					from:     extent{from.start, from.start + n},
+					to:       extent{rest.start, rest.start + n},
+					checksum: true,
+				})
+				from.start += n
+				rest.start += n
+			}
+		}
+	}
+}
+
+// save copies what b says, puts it into the log, and gives the blocks the types
+// that follow from that.
+func (e *Engine) save(b *backup) error {
+	req := logRequest{shadows: b.newShadows, sector0: b.newCurrent}
+	for _, c := range b.copies {
+		entry, err := e.copyBlocks(c)
+		if err != nil {
+			e.settleReserved(b.dests, Free)
+			return err
+		}
+		req.entries = append(req.entries, entry)
+	}
+	written, err := e.log.append(&req)
+	if !written {
+		// No log names the copies.
+		e.settleReserved(b.dests, Free)
+		return err
+	}
+
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	defer e.mu.reserved.Broadcast()
+	e.setAllLocked(b.dests, Backup)
+	// If the log write failed, it may have reached the disk all the same. So
+	// its copies stay and what it moved is where it says; but what is to be
+	// overwritten must be kept as it is.
+	done, gone := Changed, Written
+	if err != nil {
+		done, gone = Unchanged, Backup
+	}
+	e.setAllLocked(b.originals, done)
+	e.setAllLocked(b.moves, gone)
+	for _, x := range b.moves {
+		if err == nil {
+			e.mu.moved += x.len() * e.blockSize
+		}
+	}
+	if b.current != 0 {
+		e.mu.types.Set(b.current, b.current+1, gone)
+		e.mu.types.Set(b.newCurrent, b.newCurrent+1, Sector0Current)
+		e.mu.sector0 = b.newCurrent
+	}
+	for i, s := range b.shadows {
+		if s {
+			e.mu.types.Set(e.mu.shadows[i], e.mu.shadows[i]+1, gone)
+			e.mu.shadows[i] = b.newShadows[i]
+		}
+	}
+	return err
+}
+
+// settleReserved turns reserved blocks into type t and wakes who waits for that.
+func (e *Engine) settleReserved(list []extent, t Type) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.setAllLocked(list, t)
+	e.mu.reserved.Broadcast()
+}
+
+// copyBlocks copies c and returns the log entry for it.
+func (e *Engine) copyBlocks(c copyJob) (bowlog.Entry, error) {
+	length := c.from.len() * e.blockSize
+	entry := bowlog.Entry{Source: e.sector(c.from.start), Dest: e.sector(c.to.start), Size: uint32(length)}
+	crc := bowlog.Seed(entry.Source, int(e.blockSize))
+	buf := blockdev.Buffer(int(min(length, maxCopy)))
+	for done := int64(0); done < length; {
+		p := buf[:min(length-done, maxCopy)]
+		if _, err := e.dev.ReadAt(p, c.from.start*e.blockSize+done); err != nil {
+			return entry, fmt.Errorf("reading the old content: %w", err)
+		}
+		crc = bowlog.Checksum(crc, p)
+		if _, err := e.dev.WriteAt(p, c.to.start*e.blockSize+done); err != nil {
+			return entry, fmt.Errorf("writing the copy: %w", err)
+		}
+		done += int64(len(p))
+	}
+	if c.checksum {
+		entry.Checksum = crc
+	}
+	return entry, nil
+}

@@ -1,0 +1,148 @@
+package bow
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bowline-csi/bowline/driver/blockdev"
+	"github.com/bowline-csi/bowline/driver/bow/bowlog"
+	"github.com/bowline-csi/bowline/driver/bow/rangemap"
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrNoSpace says that a write needs a backup and there is no free block
+	// to put it; nothing was written and the checkpoint is as good as before.
+	// It is ENOSPC to whoever looks for an errno.
+	ErrNoSpace = fmt.Errorf("no free space left for backups: %w", unix.ENOSPC)
+
+	// ErrState says that an operation does not fit the state of the engine.
+	ErrState = errors.New("not possible in this state")
+
+	// ErrCheckpointOpen says that the device has an open checkpoint, left by
+	// an earlier engine, which is to be restored or rolled forward first.
+	ErrCheckpointOpen = errors.New("the device has an open checkpoint")
+)
+
+// minBlocks is the smallest device worth an engine: the log, its shadows, block
+// 0 twice, and something to keep.
+const minBlocks = 16
+
+// Engine is the backup-on-write engine. It is a blockdev.Device.
+type Engine struct {
+	dev       blockdev.Device
+	blockSize int64        // bytes
+	size      atomic.Int64 // bytes, whole blocks
+
+	// transition is held for reading by every request that depends on the
+	// state or on where block 0 is, for as long as its I/O lasts, and for
+	// writing by what changes the state. It guards state.
+	transition sync.RWMutex
+	state      State
+
+	log logWriter
+
+	// No I/O happens under mu.
+	mu struct {
+		sync.Mutex
+		types    *rangemap.Map[Type]
+		locks    rangeLocks
+		place    placement
+		reserved *sync.Cond // waits for Reserved blocks to become something else
+		scanning bool       // since StartTrim: writes make blocks Written
+
+		sector0 int64    // block with the live content of block 0
+		shadows [2]int64 // blocks with second copies of the log block
+		opened  time.Time
+		id      bowlog.ID
+
+		shown State // state, for Stats, which must not wait for I/O
+		moved int64 // bytes of backups moved since the checkpoint
+	}
+
+	outOfSpace atomic.Int64 // requests that failed with ErrNoSpace since the checkpoint
+}
+
+// extent is a range of blocks, [start, end).
+type extent struct{ start, end int64 }
+
+func (x extent) len() int64 { return x.end - x.start }
+
+// Open makes an engine of dev with blocks of blockSize bytes, in state Trim. The
+// engine owns dev from then on and closes it; not so if Open fails.
+//
+// blockSize is what the engine announces to its user, so that every request is
+// in whole blocks: 512, 1024, 2048 or 4096, not less than that of dev. A tail of
+// dev that is not a whole block is left alone.
+//
+// If a crash interrupted the beginning or the end of a checkpoint, that is
+// finished first. If dev has an open checkpoint, Open changes nothing and
+// returns ErrCheckpointOpen; if it has a log that is damaged or of an unknown
+// format, an error that wraps that of package bowlog.
+func Open(dev blockdev.Device, blockSize int) (*Engine, error) {
+	size := dev.Size() &^ int64(blockSize-1)
+	switch {
+	case !blockdev.ValidBlockSize(blockSize):
+		return nil, fmt.Errorf("block size %d is not 512, 1024, 2048 or 4096", blockSize)
+	case blockSize < dev.BlockSize():
+		return nil, fmt.Errorf("block size %d is smaller than that of the device, %d", blockSize, dev.BlockSize())
+	case size < int64(minBlocks*blockSize):
+		return nil, fmt.Errorf("device of %d bytes is smaller than %d blocks of %d bytes", dev.Size(), minBlocks, blockSize)
+	}
+	if _, err := bowlog.Recover(dev); err != nil {
+		return nil, fmt.Errorf("looking for a log: %w", err)
+	}
+	switch b, err := bowlog.Load(dev); {
+	case err == nil && b.Ext != nil:
+		return nil, fmt.Errorf("%w, %s of %s", ErrCheckpointOpen, b.Ext.Checkpoint, b.Ext.Opened.Format(time.RFC3339))
+	case err == nil:
+		return nil, ErrCheckpointOpen
+	case !errors.Is(err, bowlog.ErrNoLog):
+		return nil, fmt.Errorf("looking for a log: %w", err)
+	}
+	e := &Engine{dev: dev, blockSize: int64(blockSize)}
+	e.size.Store(size)
+	e.mu.types = rangemap.New(size/e.blockSize, Unchanged)
+	e.mu.reserved = sync.NewCond(&e.mu)
+	e.resetPlacementLocked()
+	e.log.engine = e
+	return e, nil
+}
+
+// Size implements blockdev.Device.
+func (e *Engine) Size() int64 { return e.size.Load() }
+
+// BlockSize implements blockdev.Device: the block size given to Open.
+func (e *Engine) BlockSize() int { return int(e.blockSize) }
+
+// Close closes the device below. An open checkpoint stays on it.
+func (e *Engine) Close() error { return e.dev.Close() }
+
+// Grow takes note that the device below has become larger; what is new is not
+// free. It fails with ErrState while a checkpoint is open: a file system that
+// has grown cannot be put back to its old size by putting back blocks.
+func (e *Engine) Grow() error {
+	e.transition.Lock()
+	defer e.transition.Unlock()
+	if e.state == Checkpoint {
+		return fmt.Errorf("growing with a checkpoint open: %w", ErrState)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	blocks := e.dev.Size() / e.blockSize
+	if blocks < e.mu.types.Size() {
+		return fmt.Errorf("device has shrunk from %d to %d bytes", e.mu.types.Size()*e.blockSize, e.dev.Size())
+	}
+	e.mu.types.Resize(blocks, Unchanged)
+	e.resetPlacementLocked()
+	e.size.Store(blocks * e.blockSize)
+	return nil
+}
+
+// sector is the address of a block in the log.
+func (e *Engine) sector(block int64) uint64 {
+	return uint64(block * (e.blockSize / blockdev.SectorSize))
+}

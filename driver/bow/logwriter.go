@@ -1,0 +1,272 @@
+package bow
+
+import (
+	"fmt"
+	"math"
+	"sync"
+	"sync/atomic"
+
+	"github.com/bowline-csi/bowline/driver/blockdev"
+	"github.com/bowline-csi/bowline/driver/bow/bowlog"
+)
+
+// logWriter makes log entries durable, those of many requests at once: while one
+// batch is being written, the next one gathers.
+//
+// A batch goes to disk in this order: full log blocks and the shadow of the new
+// one; flush, which also covers the copies that the entries name; the new log
+// block; flush. If something fails before the log block is written, the batch
+// never was. If it fails after that, the disk may have the old log block or the
+// new one, so the batch stays in the log, and the log is unsettled until a later
+// write of it succeeds.
+type logWriter struct {
+	engine *Engine
+
+	mu      sync.Mutex
+	queue   []*logRequest // guarded by mu
+	running bool          // guarded by mu: a goroutine works on the queue
+
+	// The log block in force. Owned by the goroutine that works on the queue,
+	// and by begin and end, which run when no request is under way.
+	block *bowlog.Block
+
+	unsettled atomic.Bool
+	sequence  atomic.Uint32
+	batches   atomic.Int64 // written since the checkpoint
+}
+
+// logRequest is what one request adds to the log. Its copies have been written.
+type logRequest struct {
+	entries []bowlog.Entry
+	sector0 int64    // new block of the live content of block 0, or 0
+	shadows [2]int64 // new blocks for the shadows, or 0
+
+	written bool
+	err     error
+	done    chan struct{}
+}
+
+// append puts req into the log and waits until it is durable. If written is
+// false, the log is as before; if it is true and there is an error, the log on
+// disk may have req or not.
+func (w *logWriter) append(req *logRequest) (written bool, err error) {
+	req.done = make(chan struct{})
+	w.mu.Lock()
+	w.queue = append(w.queue, req)
+	if !w.running {
+		w.running = true
+		go w.run()
+	}
+	w.mu.Unlock()
+	<-req.done
+	return req.written, req.err
+}
+
+// settle makes sure that the log on disk is the one in force.
+func (w *logWriter) settle() error {
+	if !w.unsettled.Load() {
+		return nil
+	}
+	w.engine.transition.RLock()
+	defer w.engine.transition.RUnlock()
+	if w.engine.state != Checkpoint {
+		return nil
+	}
+	_, err := w.append(&logRequest{})
+	return err
+}
+
+func (w *logWriter) run() {
+	for {
+		w.mu.Lock()
+		batch := w.queue
+		w.queue = nil
+		w.running = len(batch) > 0
+		w.mu.Unlock()
+		if len(batch) == 0 {
+			return
+		}
+		w.write(batch)
+		for _, req := range batch {
+			close(req.done)
+		}
+	}
+}
+
+// fullBlock is a log block that has become full, and where it goes.
+type fullBlock struct {
+	content []byte
+	at      extent
+}
+
+// write makes one batch durable and says in each request how that went.
+func (w *logWriter) write(batch []*logRequest) {
+	next := clone(w.block)
+	next.Ext.Generation++
+	var full []fullBlock
+	added := make([]*logRequest, 0, len(batch))
+	for _, req := range batch {
+		blocks, err := w.add(next, req)
+		if err != nil {
+			req.err = err
+			continue
+		}
+		full = append(full, blocks...)
+		added = append(added, req)
+	}
+	if len(added) == 0 {
+		return
+	}
+	written, err := w.put(next, full)
+	at := make([]extent, 0, len(full))
+	for _, f := range full {
+		at = append(at, f.at)
+	}
+	if written {
+		w.engine.settleReserved(at, Backup)
+		w.block = next
+		w.sequence.Store(next.Sequence)
+		w.unsettled.Store(err != nil)
+		w.batches.Add(1)
+	} else {
+		w.engine.settleReserved(at, Free)
+	}
+	for _, req := range added {
+		req.written, req.err = written, err
+	}
+}
+
+// put writes the log block next, and the full ones before it. It tells whether
+// next may have reached block 0.
+func (w *logWriter) put(next *bowlog.Block, full []fullBlock) (written bool, err error) {
+	dev := w.engine.dev
+	for _, f := range full {
+		if _, err := dev.WriteAt(f.content, f.at.start*w.engine.blockSize); err != nil {
+			return false, fmt.Errorf("writing a full log block: %w", err)
+		}
+	}
+	if err := writeShadow(dev, next); err != nil {
+		return false, err
+	}
+	if err := dev.Flush(); err != nil {
+		return false, fmt.Errorf("flushing the copies: %w", err)
+	}
+	return true, bowlog.Write(dev, next)
+}
+
+// writeShadow writes b to the shadow whose turn it is. Where a block is written
+// as a whole or not at all, there is no need.
+func writeShadow(dev blockdev.Device, b *bowlog.Block) error {
+	if dev.BlockSize() >= b.BlockSize {
+		return nil
+	}
+	buf := blockdev.Buffer(b.BlockSize)
+	if err := b.Marshal(buf); err != nil {
+		return err
+	}
+	at := b.Ext.Shadows[b.Ext.Generation%2]
+	if _, err := dev.WriteAt(buf, int64(at)*blockdev.SectorSize); err != nil {
+		return fmt.Errorf("writing the shadow of the log block: %w", err)
+	}
+	return nil
+}
+
+// add puts the entries of req into b. When b becomes full, its content is
+// returned, to be written to the block reserved for it, and b goes on as the
+// next log block. With an error b is as before.
+func (w *logWriter) add(b *bowlog.Block, req *logRequest) ([]fullBlock, error) {
+	before := *clone(b)
+	var full []fullBlock
+	for _, entry := range req.entries {
+		if merge(b, entry) {
+			continue
+		}
+		if b.Full() {
+			f, err := w.turnOver(b)
+			if err != nil {
+				for _, f := range full {
+					w.engine.settleReserved([]extent{f.at}, Free)
+				}
+				*b = before
+				return nil, err
+			}
+			full = append(full, f)
+		}
+		b.Entries = append(b.Entries, entry)
+	}
+	if req.sector0 != 0 {
+		b.Sector0 = w.engine.sector(req.sector0)
+	}
+	for i, s := range req.shadows {
+		if s != 0 {
+			b.Ext.Shadows[i] = w.engine.sector(s)
+		}
+	}
+	return full, nil
+}
+
+// turnOver makes b the log block after b.
+func (w *logWriter) turnOver(b *bowlog.Block) (fullBlock, error) {
+	e := w.engine
+	e.mu.Lock()
+	at, ok := e.takeLocked(1)
+	e.mu.Unlock()
+	if !ok {
+		return fullBlock{}, fmt.Errorf("the log block is full: %w", ErrNoSpace)
+	}
+	buf := blockdev.Buffer(b.BlockSize)
+	if err := b.Marshal(buf); err != nil {
+		e.settleReserved([]extent{at}, Free)
+		return fullBlock{}, err
+	}
+	b.Sequence++
+	b.Entries = append(b.Entries[:0:0], bowlog.Entry{
+		Dest:     e.sector(at.start),
+		Size:     uint32(b.BlockSize),
+		Checksum: bowlog.Checksum(0, buf),
+	})
+	return fullBlock{buf, at}, nil
+}
+
+// merge makes entry part of the last entry of b, if that ends where it begins in
+// both places, and tells whether it did.
+func merge(b *bowlog.Block, entry bowlog.Entry) bool {
+	if len(b.Entries) < 2 {
+		return false // the first one leads to the log block before
+	}
+	last := &b.Entries[len(b.Entries)-1]
+	if last.Checksum == 0 || entry.Checksum == 0 ||
+		last.Source+last.Sectors() != entry.Source || last.Dest+last.Sectors() != entry.Dest ||
+		last.Size > math.MaxUint32-entry.Size {
+		return false
+	}
+	// An entry is undone as a whole. So what the last one copied must not be
+	// what this one moves on.
+	size := last.Sectors() + entry.Sectors()
+	if last.Source < last.Dest+size && last.Dest < last.Source+size {
+		return false
+	}
+	// The checksum of the bytes of entry began with its own seed; what is
+	// wanted is that it had begun with the checksum so far. As there is no
+	// inversion, checksums are linear, and the difference is the checksum of as
+	// many zeros begun with the difference of the two seeds.
+	diff := bowlog.Seed(entry.Source, b.BlockSize) ^ last.Checksum
+	for n := entry.Size; n > 0; {
+		k := min(n, uint32(len(zeros)))
+		diff = bowlog.Checksum(diff, zeros[:k])
+		n -= k
+	}
+	last.Checksum = entry.Checksum ^ diff
+	last.Size += entry.Size
+	return true
+}
+
+var zeros [64 << 10]byte
+
+// clone copies b so that the copy can be changed without b.
+func clone(b *bowlog.Block) *bowlog.Block {
+	c, ext := *b, *b.Ext
+	c.Ext = &ext
+	c.Entries = append(make([]bowlog.Entry, 0, bowlog.Capacity(b.BlockSize)), b.Entries...)
+	return &c
+}
