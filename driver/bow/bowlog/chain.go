@@ -122,7 +122,10 @@ func Walk(dev blockdev.Device, head *Block, visit func(Step) error) (*Chain, err
 			return nil, err
 		}
 		if block.Sequence == 0 {
-			break
+			if err := c.checkOldest(dev); err != nil {
+				return nil, err
+			}
+			return c, c.checkSets()
 		}
 		// What is at block 0 now, as if restored, is the log block before.
 		at = c.sector(c.place(0))
@@ -138,8 +141,6 @@ func Walk(dev blockdev.Device, head *Block, visit func(Step) error) (*Chain, err
 		c.markMetadata(older, markFree)
 		block = older
 	}
-	c.mark(c.current, c.current+1, markFree)
-	return c, c.checkSets()
 }
 
 // readOlder reads the log block before newer, which is at the given sector.
@@ -261,6 +262,24 @@ func (c *Chain) markMetadata(b *Block, marks place) {
 			c.mark(c.block(s), c.block(s)+1, marks)
 		}
 	}
+}
+
+// checkOldest makes sure that the log does not end too early: that its first
+// entry leads to a user's block 0 and not to one more log block. A header of
+// version 1.0 has no checksum that proves its sequence.
+func (c *Chain) checkOldest(dev blockdev.Device) error {
+	if c.head.Ext != nil {
+		return nil
+	}
+	buf := blockdev.Buffer(c.head.BlockSize)
+	if _, err := dev.ReadAt(buf, int64(c.Original())*blockdev.SectorSize); err != nil {
+		return nil // found, and named better, when the copies are verified
+	}
+	if b, err := Unmarshal(buf); err == nil && b.BlockSize == c.head.BlockSize && b.Validate(dev.Size()) == nil {
+		return fmt.Errorf("%w: log block 0, entry 0 leads to log block %d at sector %d instead of the original block 0",
+			ErrCorrupt, b.Sequence, c.Original())
+	}
+	return nil
 }
 
 // checkSets makes sure that what is to be put back and what holds copies are

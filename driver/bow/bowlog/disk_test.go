@@ -1,6 +1,7 @@
 package bowlog_test
 
 import (
+	"bytes"
 	"errors"
 
 	"github.com/bowline-csi/bowline/driver/blockdev"
@@ -20,12 +21,17 @@ type disk struct {
 }
 
 func newDisk(size, unit int) *disk {
-	d := &disk{data: make([]byte, size), unit: unit, cutAt: -1}
-	for i := range d.data {
-		d.data[i] = byte(i/512*7 + i%251)
-	}
-	return d
+	return &disk{data: bytes.Clone(pattern[:size]), unit: unit, cutAt: -1}
 }
+
+// pattern is what a new disk holds.
+var pattern = func() []byte {
+	p := make([]byte, 1<<20)
+	for i := range p {
+		p[i] = byte(i/512*7 + i%251)
+	}
+	return p
+}()
 
 func (d *disk) ReadAt(p []byte, off int64) (int, error) {
 	if err := blockdev.CheckRange(off, int64(len(p)), d.Size(), d.unit); err != nil {

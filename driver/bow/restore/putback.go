@@ -87,7 +87,7 @@ func (q *copyQueue) next(list []bowlog.Copy) []bowlog.Copy {
 type copier struct {
 	dev     blockdev.Device
 	list    []bowlog.Copy // within one window
-	in, out []byte // made with the first use
+	in, out []byte        // made with the first use
 }
 
 // copy does what is in list and returns the number of bytes.
