@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -45,9 +46,13 @@ func List(ctx context.Context) ([]Info, error) {
 		return nil, err
 	}
 	infos := make([]Info, len(found))
+	var wg sync.WaitGroup
 	for i, f := range found {
-		infos[i] = Info{Name: f.name, Path: f.loop.path(), State: f.loop.state(ctx)}
+		wg.Go(func() {
+			infos[i] = Info{Name: f.name, Path: f.loop.path(), State: f.loop.state(ctx)}
+		})
 	}
+	wg.Wait()
 	return infos, nil
 }
 
