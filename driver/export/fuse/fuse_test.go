@@ -17,7 +17,7 @@ import (
 // ramDevice is a Device in memory that keeps discarded blocks from looking
 // harmless: they read as poison until they are written.
 type ramDevice struct {
-	mu        sync.RWMutex
+	mu        sync.Mutex
 	mem       []byte
 	blockSize int
 	log       func(op string, off, length int64)
@@ -25,8 +25,8 @@ type ramDevice struct {
 }
 
 func (d *ramDevice) ReadAt(p []byte, off int64) (int, error) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if err := d.check("read", off, int64(len(p))); err != nil {
 		return 0, err
 	}
@@ -34,8 +34,8 @@ func (d *ramDevice) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (d *ramDevice) WriteAt(p []byte, off int64) (int, error) {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if err := d.check("write", off, int64(len(p))); err != nil {
 		return 0, err
 	}
@@ -77,8 +77,8 @@ func (d *ramDevice) WriteZeroes(off, length int64) error {
 }
 
 func (d *ramDevice) Size() int64 {
-	d.mu.RLock()
-	defer d.mu.RUnlock()
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	return int64(len(d.mem))
 }
 
