@@ -17,7 +17,9 @@ type disk struct {
 	unit  int
 	cutAt int // -1 = never
 
-	written func(image []byte) // called after each write; may be nil
+	// Called before and after each write; may be nil.
+	before  func(off, end int64)
+	written func(image []byte)
 
 	mu      sync.Mutex
 	now     []byte  // what reads see
@@ -54,6 +56,9 @@ func (d *disk) WriteAt(p []byte, off int64) (int, error) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.before != nil {
+		d.before(off, off+int64(len(p)))
+	}
 	// The write during which the power fails may arrive in part.
 	if d.cutAt < 0 || d.writes <= d.cutAt {
 		d.pending = append(d.pending, write{off, bytes.Clone(p)})

@@ -127,6 +127,9 @@ func (m *image) turnOver(dest int) {
 
 // moveLive moves the live content of block 0 to dest.
 func (m *image) moveLive(dest int) {
+	if m.log.Full() {
+		return
+	}
 	b := int(m.log.Sector0) * blockdev.SectorSize / m.bs
 	m.log.Sector0 = m.sector(dest)
 	m.save(b, dest, 1)
