@@ -53,6 +53,9 @@ interrupted and the device is not in use.`,
 			if err := refuseAttached(cmd.Context(), o.runDir, path); err != nil {
 				return err
 			}
+			if err := refuseLoop(path); err != nil {
+				return err
+			}
 			if daemon && !child {
 				return s.startInBackground(cmd.Context())
 			}

@@ -31,6 +31,9 @@ func (o *deviceOptions) openBare(ctx context.Context, path string, f func(dev *b
 	if err != nil {
 		return err
 	}
+	if err := refuseLoop(real); err != nil {
+		return errors.Join(err, dev.Close())
+	}
 	err = f(dev)
 	if errors.Is(err, restore.ErrBlockSize) {
 		if cerr := dev.Close(); cerr != nil {
