@@ -202,7 +202,7 @@ func TestRecordMidway(t *testing.T) {
 // TestModel does random operations and compares the states after each with sets
 // of versions, kept sector by sector in the simplest way.
 func TestModel(t *testing.T) {
-	for range 60 {
+	for range 30 {
 		seed := rand.Uint64()
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { testModel(t, seed) })
 	}
@@ -361,11 +361,11 @@ func TestStatesAreDevices(t *testing.T) {
 // TestCacheIsBounded: who never flushes does not fill the memory.
 func TestCacheIsBounded(t *testing.T) {
 	if testing.Short() {
-		t.Skip("writes 2 GiB")
+		t.Skip("writes 512 MiB")
 	}
 	d := memdev.New(1<<20, 4096)
 	p := make([]byte, 1<<20)
-	for range 2 << 10 {
+	for range 512 {
 		write(t, d, 0, p)
 	}
 	runtime.GC()
