@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"unsafe"
@@ -139,6 +140,30 @@ func TestBlockDevice(t *testing.T) {
 				return f
 			})
 		})
+	}
+}
+
+// TestNoDirectIO: on a file system that takes O_DIRECT and then cannot do it, I/O
+// is buffered.
+func TestNoDirectIO(t *testing.T) {
+	loop := newLoop(t, 32<<20, 512)
+	if out, err := exec.Command("mkfs.ext4", "-q", loop).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
+	}
+	dir := t.TempDir()
+	if err := unix.Mount(loop, dir, "ext4", 0, "data=journal"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	blockdevtest.Run(t, func(t *testing.T) blockdev.Device {
+		return openFile(t, newImage(t, dir, imageSize))
+	})
+	if _, err := blockdev.Open(loop, blockdev.Exclusive); !errors.Is(err, blockdev.ErrInUse) {
+		t.Errorf("exclusive use of a mounted device: %v", err)
 	}
 }
 
