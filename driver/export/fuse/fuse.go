@@ -44,6 +44,7 @@ type Options struct {
 
 // Export is a Device that is a block device of the kernel.
 type Export struct {
+	name string
 	srv  *server
 	loop loopDevice
 }
@@ -87,18 +88,19 @@ func attach(ctx context.Context, dev blockdev.Device, opts Options) (e *Export, 
 	if err != nil {
 		return nil, fmt.Errorf("/dev/fuse: %w", err)
 	}
-	root, err := mount(fd, opts.Name)
+	file := prefix + opts.Name
+	root, err := mount(fd, file)
 	if err != nil {
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	srv := newServer(fd, dev, prefix+opts.Name, opts.BlockSize)
+	srv := newServer(fd, dev, file, opts.BlockSize)
 	if err := srv.start(); err != nil {
 		_ = unix.Close(root)
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	e = &Export{srv: srv}
+	e = &Export{name: opts.Name, srv: srv}
 	err = aside(func() error { return e.attachLoop(ctx, root) }, root)
 	_ = unix.Close(root)
 	if err != nil {
@@ -121,12 +123,12 @@ func attach(ctx context.Context, dev blockdev.Device, opts Options) (e *Export, 
 // before anybody knows of the device; the write of zeros that follows is
 // acknowledged and not done.
 func (e *Export) attachLoop(ctx context.Context, root int) error {
-	file, err := unix.Openat(root, e.srv.name, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	file, err := unix.Openat(root, e.srv.file, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("open the file: %w", err)
 	}
 	defer unix.Close(file)
-	loop, fd, err := configure(ctx, file, e.srv.name, e.srv.blockSize)
+	loop, fd, err := configure(ctx, file, e.srv.file, e.srv.blockSize)
 	if err != nil {
 		return err
 	}
@@ -148,7 +150,7 @@ func (e *Export) probeDiscards(fd int) error {
 	if err != nil {
 		return err
 	}
-	if zeroes == 0 && e.srv.probed.Load() {
+	if zeroes == "0" && e.srv.probed.Load() {
 		e.srv.discards.Store(discardsPlain)
 	} else {
 		e.srv.discards.Store(discardsAmbiguous)
@@ -176,7 +178,7 @@ func (e *Export) Done() <-chan struct{} { return e.srv.done }
 // Grow makes the block device as large as the Device has become.
 func (e *Export) Grow() error {
 	if err := aside(e.loop.setCapacity); err != nil {
-		return fmt.Errorf("grow export %s: %w", e.srv.name, err)
+		return fmt.Errorf("grow export %s: %w", e.name, err)
 	}
 	return nil
 }
@@ -193,8 +195,8 @@ func (e *Export) Close(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	if err := e.loop.detach(ctx); err != nil {
-		return fmt.Errorf("close export %s: %w", e.srv.name, err)
+	if err := e.loop.detach(ctx, e.srv.file); err != nil {
+		return fmt.Errorf("close export %s: %w", e.name, err)
 	}
 	<-e.srv.done
 	return nil

@@ -1,135 +1,149 @@
 package fuse
 
 import (
-	"bytes"
 	"context"
+	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
-	"sync"
+	"os/exec"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/bowline-csi/bowline/driver/blockdev"
+	"github.com/bowline-csi/bowline/driver/export"
+	"github.com/bowline-csi/bowline/driver/export/exporttest"
 )
 
-// ramDevice is a Device in memory that keeps discarded blocks from looking
-// harmless: they read as poison until they are written.
-type ramDevice struct {
-	mu        sync.Mutex
-	mem       []byte
-	blockSize int
-	log       func(op string, off, length int64)
-	noPoison  bool
+func TestSuite(t *testing.T) {
+	exporttest.Run(t, func(ctx context.Context, dev blockdev.Device, name string, blockSize int) (exporttest.Export, error) {
+		return New(ctx, dev, Options{Name: name, BlockSize: blockSize})
+	})
 }
 
-func (d *ramDevice) ReadAt(p []byte, off int64) (int, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.check("read", off, int64(len(p))); err != nil {
-		return 0, err
-	}
-	return copy(p, d.mem[off:]), nil
-}
-
-func (d *ramDevice) WriteAt(p []byte, off int64) (int, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.check("write", off, int64(len(p))); err != nil {
-		return 0, err
-	}
-	return copy(d.mem[off:], p), nil
-}
-
-func (d *ramDevice) check(op string, off, length int64) error {
-	if d.log != nil {
-		d.log(op, off, length)
-	}
-	return blockdev.CheckRange(off, length, int64(len(d.mem)), d.blockSize)
-}
-
-func (d *ramDevice) Flush() error { return d.check("flush", 0, 0) }
-
-func (d *ramDevice) Discard(off, length int64) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.check("discard", off, length); err != nil {
-		return err
-	}
-	if !d.noPoison {
-		p := d.mem[off : off+length]
-		for i := range p {
-			p[i] = 0xdb
-		}
-	}
-	return nil
-}
-
-func (d *ramDevice) WriteZeroes(off, length int64) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if err := d.check("zero", off, length); err != nil {
-		return err
-	}
-	clear(d.mem[off : off+length])
-	return nil
-}
-
-func (d *ramDevice) Size() int64 {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return int64(len(d.mem))
-}
-
-func (d *ramDevice) grow(n int) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.mem = append(d.mem, bytes.Repeat([]byte{0xa5}, n)...)
-}
-
-func (d *ramDevice) BlockSize() int { return d.blockSize }
-func (d *ramDevice) Close() error   { return nil }
-
-func newRAM(size int64, blockSize int) *ramDevice {
-	return &ramDevice{mem: make([]byte, size), blockSize: blockSize}
-}
-
-func attachTest(t *testing.T, dev blockdev.Device, blockSize int) *Export {
+// exportTest exports dev until the test ends.
+func exportTest(t *testing.T, dev blockdev.Device, blockSize int) *Export {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root")
+		t.Skip("block devices need root")
 	}
-	e, err := New(t.Context(), dev, Options{Name: fmt.Sprintf("test-%d-%d", os.Getpid(), rand.Uint32()), BlockSize: blockSize})
+	e, err := New(t.Context(), dev, Options{Name: testName(), BlockSize: blockSize})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := e.Close(context.Background()); err != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := e.Close(ctx); err != nil {
 			t.Errorf("close: %v", err)
 		}
 	})
 	return e
 }
 
-func TestFirst(t *testing.T) {
-	d := newRAM(64<<20, 512)
-	d.log = func(op string, off, n int64) { t.Logf("%s %d+%d", op, off, n) }
-	e := attachTest(t, d, 4096)
-	t.Log(e.Path(), e.DiscardsAmbiguous())
-	for _, f := range []string{"loop/backing_file", "loop/dio", "queue/write_zeroes_max_bytes", "queue/discard_max_bytes", "queue/discard_granularity", "queue/logical_block_size", "queue/max_sectors_kb", "queue/max_segments", "queue/max_segment_size", "queue/dma_alignment", "size"} {
-		b, _ := os.ReadFile("/sys/block/" + e.Path()[5:] + "/" + f)
-		t.Logf("%s %s", f, bytes.TrimSpace(b))
+func testName() string { return fmt.Sprintf("test-%d-%d", os.Getpid(), serial.Add(1)) }
+
+func mustRun(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
 	}
-	fd, err := unix.Open(e.Path(), unix.O_RDWR|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+}
+
+func TestInvalid(t *testing.T) {
+	dev := exporttest.NewDevice(1<<20, 1024)
+	for _, o := range []Options{
+		{Name: ""},
+		{Name: "a/b"},
+		{Name: "two words"},
+		{Name: "line\n"},
+		{Name: strings.Repeat("x", maxName+1)},
+		{Name: "x", BlockSize: 512},
+		{Name: "x", BlockSize: 8192},
+		{Name: "x", BlockSize: -1},
+	} {
+		if e, err := New(t.Context(), dev, o); !errors.Is(err, export.ErrInvalid) {
+			t.Errorf("%+v: %v, %v", o, e, err)
+		}
+	}
+	if _, err := New(t.Context(), exporttest.NewDevice(3072, 1024), Options{Name: "x"}); !errors.Is(err, export.ErrInvalid) {
+		t.Errorf("a device without a block: %v", err)
+	}
+}
+
+// TestLongName checks that names come through whole.
+func TestLongName(t *testing.T) {
+	name := testName()
+	name += strings.Repeat("x", maxName-len(name))
+	e, err := New(t.Context(), exporttest.NewDevice(1<<20, 4096), Options{Name: name})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
-	m, _ := unix.Mmap(-1, 0, 4<<20, 3, unix.MAP_PRIVATE|unix.MAP_ANON)
-	t.Log(unix.Pwrite(fd, m[:2<<20], 4096))
-	t.Log("ragged")
-	t.Log(unix.Pwrite(fd, m[512:512+2<<20], 4096))
-	t.Log(unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|1, 0, 8192))
-	t.Log(unix.Fallocate(fd, unix.FALLOC_FL_ZERO_RANGE|1, 0, 8192))
+	t.Cleanup(func() { _ = e.Close(context.Background()) })
+	infos, err := List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range infos {
+		if i == (Info{Name: name, Path: e.Path(), State: Serving}) {
+			return
+		}
+	}
+	t.Errorf("not in %+v", infos)
+}
+
+// TestSilent lists an export whose server does not answer.
+func TestSilent(t *testing.T) {
+	dev := exporttest.NewDevice(1<<20, 4096)
+	e := exportTest(t, dev, 4096)
+	if got := e.loop.state(t.Context()); got != Serving {
+		t.Errorf("state %s", got)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if got := e.loop.state(ctx); got != Silent && got != Serving {
+		t.Errorf("state %s", got)
+	}
+}
+
+// TestDetachedByOthers takes the loop device away behind the back of the
+// export.
+func TestDetachedByOthers(t *testing.T) {
+	e := exportTest(t, exporttest.NewDevice(1<<20, 4096), 4096)
+	mustRun(t, "losetup", "-d", e.Path())
+	select {
+	case <-e.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("the export goes on")
+	}
+	if err := e.Close(t.Context()); err != nil {
+		t.Errorf("close: %v", err)
+	}
+	if err := e.Grow(); err == nil {
+		t.Error("an export that has ended has grown")
+	}
+}
+
+// TestMisaligned sends requests that no loop device would send.
+func TestMisaligned(t *testing.T) {
+	srv := newServer(-1, exporttest.NewDevice(1<<20, 4096), "x", 4096)
+	srv.discards.Store(discardsPlain)
+	m, err := newMessage()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.free)
+	for _, r := range []request{{off: 1, length: 4096}, {off: 0, length: 100}, {off: 1 << 20, length: 512}, {off: 1<<20 - 512, length: 1024}} {
+		if _, errno := srv.read(m, &r); errno != unix.EINVAL {
+			t.Errorf("read of %+v: %v", r, errno)
+		}
+		if _, errno := srv.write(m, &r); errno != unix.EINVAL {
+			t.Errorf("write of %+v: %v", r, errno)
+		}
+		if r.mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE; srv.fallocate(&r) != unix.EINVAL {
+			t.Errorf("discard of %+v succeeds", r)
+		}
+	}
 }

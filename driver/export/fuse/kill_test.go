@@ -18,11 +18,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bowline-csi/bowline/driver/export"
+	"github.com/bowline-csi/bowline/driver/export/exporttest"
 )
 
 // serveEnv in the environment makes the test binary a server of an export of
-// that name.
-const serveEnv = "BOWLINE_TEST_SERVE"
+// that name, with the size in sizeEnv in bytes.
+const (
+	serveEnv = "BOWLINE_TEST_SERVE"
+	sizeEnv  = "BOWLINE_TEST_SIZE"
+)
 
 func TestMain(m *testing.M) {
 	if name := os.Getenv(serveEnv); name != "" {
@@ -36,8 +40,13 @@ func TestMain(m *testing.M) {
 }
 
 func serveTest(name string) error {
+	size, err := strconv.ParseInt(os.Getenv(sizeEnv), 10, 64)
+	if err != nil {
+		return err
+	}
+	dev := exporttest.NewDevice(size, 4096)
 	fmt.Println("begin")
-	e, err := New(context.Background(), newRAM(512<<20, 4096), Options{Name: name})
+	e, err := New(context.Background(), dev, Options{Name: name})
 	if err != nil {
 		return err
 	}
@@ -60,14 +69,14 @@ var serial atomic.Int64
 
 // startServer starts a process that begins to export. Whatever it leaves behind
 // is removed when the test ends.
-func startServer(t *testing.T) *testServer {
+func startServer(t *testing.T, size int64) *testServer {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
 	}
 	s := &testServer{t: t, name: fmt.Sprintf("kill-%d-%d", os.Getpid(), serial.Add(1))}
 	s.cmd = exec.Command("/proc/self/exe")
-	s.cmd.Env = append(os.Environ(), serveEnv+"="+s.name)
+	s.cmd.Env = append(os.Environ(), serveEnv+"="+s.name, sizeEnv+"="+strconv.FormatInt(size, 10))
 	s.cmd.Stderr = os.Stderr
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
@@ -166,7 +175,7 @@ func within(t *testing.T, what string, f func()) {
 }
 
 func TestKillWithDirtyPages(t *testing.T) {
-	s := startServer(t)
+	s := startServer(t, 64<<20)
 	s.path = s.line()
 	s.wantState(Serving)
 	fd, err := unix.Open(s.path, unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -192,7 +201,7 @@ func TestKillWithDirtyPages(t *testing.T) {
 }
 
 func TestKillWhileIdle(t *testing.T) {
-	s := startServer(t)
+	s := startServer(t, 1<<20)
 	s.path = s.line()
 	s.kill()
 	s.wantState(Dead)
@@ -207,10 +216,12 @@ func TestKillWhileIdle(t *testing.T) {
 func TestKillUnderFileSystem(t *testing.T) {
 	for _, kind := range []string{"ext4", "xfs"} {
 		t.Run(kind, func(t *testing.T) {
-			s := startServer(t)
+			s := startServer(t, 320<<20) // as large as XFS needs
 			s.path = s.line()
 			mustRun(t, "mkfs."+kind, "-q", s.path)
-			dir, unmount := mountTest(t, s.path, "defaults")
+			dir := t.TempDir()
+			mustRun(t, "mount", s.path, dir)
+			t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 			stop := make(chan struct{})
 			stopped := make(chan struct{})
 			go func() {
@@ -242,7 +253,11 @@ func TestKillUnderFileSystem(t *testing.T) {
 			if err := Detach(ctx, s.name); !errors.Is(err, export.ErrBusy) {
 				t.Errorf("detached while it is mounted: %v", err)
 			}
-			within(t, "unmount", unmount)
+			within(t, "unmount", func() {
+				if err := unix.Unmount(dir, 0); err != nil {
+					t.Errorf("unmount: %v", err)
+				}
+			})
 		})
 	}
 }
@@ -252,7 +267,7 @@ func TestKillUnderFileSystem(t *testing.T) {
 func TestKillWhileAttaching(t *testing.T) {
 	for i := range 60 {
 		t.Run(strconv.Itoa(i), func(t *testing.T) {
-			s := startServer(t)
+			s := startServer(t, 1<<20)
 			time.Sleep(time.Duration(rand.Int64N(int64(6 * time.Millisecond))))
 			s.kill()
 		})
@@ -261,7 +276,7 @@ func TestKillWhileAttaching(t *testing.T) {
 
 // TestDetachServed detaches what another process serves, which then ends.
 func TestDetachServed(t *testing.T) {
-	s := startServer(t)
+	s := startServer(t, 1<<20)
 	s.path = s.line()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()

@@ -70,7 +70,7 @@ func Detach(ctx context.Context, name string) error {
 		return fmt.Errorf("detach export %s: %w", name, export.ErrNotFound)
 	}
 	for _, f := range found {
-		if err := f.loop.detach(ctx); err != nil {
+		if err := f.loop.detach(ctx, prefix+f.name); err != nil {
 			return fmt.Errorf("detach export %s: %w", name, err)
 		}
 	}

@@ -15,47 +15,51 @@ import (
 	"github.com/bowline-csi/bowline/driver/export"
 )
 
+// maxTries is how often a free loop device is looked for: some seconds long.
+const maxTries = 300
+
 // loopDevice is the number of a loop device.
 type loopDevice int
 
 func (l loopDevice) path() string { return "/dev/loop" + strconv.Itoa(int(l)) }
 
-// sysfs reads a number from a file in the device's directory of sysfs.
-func (l loopDevice) sysfs(name string) (uint64, error) {
+// sysfs reads a file in the device's directory of sysfs.
+func (l loopDevice) sysfs(name string) (string, error) {
 	path := filepath.Join("/sys/block/loop"+strconv.Itoa(int(l)), name)
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return 0, fmt.Errorf("open %s: %w", path, err)
+		return "", fmt.Errorf("open %s: %w", path, err)
 	}
 	defer unix.Close(fd)
-	var buf [32]byte
+	var buf [4096]byte
 	n, err := unix.Read(fd, buf[:])
 	if err != nil {
-		return 0, fmt.Errorf("read %s: %w", path, err)
+		return "", fmt.Errorf("read %s: %w", path, err)
 	}
-	return strconv.ParseUint(strings.TrimSpace(string(buf[:n])), 10, 64)
+	return strings.TrimSuffix(string(buf[:n]), "\n"), nil
 }
 
-// configure puts a free loop device over file and returns it open, and
-// exclusively so. It is for use in aside.
-func configure(ctx context.Context, file int, name string, blockSize int) (loopDevice, int, error) {
+// configure puts a free loop device over the file that is open as backing and
+// called file, and returns it open, and exclusively so. It is for use in aside.
+func configure(ctx context.Context, backing int, file string, blockSize int) (loopDevice, int, error) {
 	control, err := unix.Open("/dev/loop-control", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, -1, fmt.Errorf("/dev/loop-control: %w", err)
 	}
 	defer unix.Close(control)
-	for {
+	for tries := 1; ; tries++ {
 		n, err := unix.IoctlRetInt(control, unix.LOOP_CTL_GET_FREE)
 		if err != nil {
 			return 0, -1, fmt.Errorf("find a free loop device: %w", err)
 		}
 		l := loopDevice(n)
-		fd, err := l.configure(file, name, blockSize)
+		fd, err := l.configure(backing, file, blockSize)
 		if err == nil {
 			return l, fd, nil
 		}
 		// Somebody else was faster, or the node has not been made yet.
-		if !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENXIO) {
+		again := errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENXIO)
+		if !again || tries == maxTries {
 			return 0, -1, err
 		}
 		if werr := pause(ctx); werr != nil {
@@ -64,14 +68,14 @@ func configure(ctx context.Context, file int, name string, blockSize int) (loopD
 	}
 }
 
-func (l loopDevice) configure(file int, name string, blockSize int) (int, error) {
+func (l loopDevice) configure(backing int, file string, blockSize int) (int, error) {
 	fd, err := unix.Open(l.path(), unix.O_RDWR|unix.O_EXCL|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("open %s: %w", l.path(), err)
 	}
-	config := unix.LoopConfig{Fd: uint32(file), Size: uint32(blockSize)}
+	config := unix.LoopConfig{Fd: uint32(backing), Size: uint32(blockSize)}
 	config.Info.Flags = unix.LO_FLAGS_DIRECT_IO
-	copy(config.Info.File_name[:len(config.Info.File_name)-1], prefix+name)
+	copy(config.Info.File_name[:len(config.Info.File_name)-1], file)
 	if err := unix.IoctlLoopConfigure(fd, &config); err != nil {
 		_ = unix.Close(fd)
 		return -1, fmt.Errorf("configure %s: %w", l.path(), err)
@@ -89,13 +93,14 @@ func provokeZeroing(fd int, n uint64) error {
 	return nil
 }
 
-// detach takes the loop device away from its file. It fails with export.ErrBusy
+// detach takes the loop device away from the file of the export name, if that is
+// what it has. It fails with export.ErrBusy
 // if somebody else uses the device until ctx is done. Many look at new devices
 // and at closed ones for a moment, udev first of all, so being in use counts
 // only when it lasts.
-func (l loopDevice) detach(ctx context.Context) error {
+func (l loopDevice) detach(ctx context.Context, name string) error {
 	for {
-		err := aside(l.tryDetach)
+		err := aside(func() error { return l.tryDetach(name) })
 		if !errors.Is(err, export.ErrBusy) {
 			return err
 		}
@@ -111,7 +116,7 @@ func (l loopDevice) detach(ctx context.Context) error {
 // is not in use any more. So that is begun and, if the device is still there
 // afterwards, taken back. Nothing can happen in between, because the device is
 // in use by us.
-func (l loopDevice) tryDetach() error {
+func (l loopDevice) tryDetach(name string) error {
 	fd, err := unix.Open(l.path(), unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0)
 	switch {
 	case errors.Is(err, unix.EBUSY):
@@ -120,6 +125,10 @@ func (l loopDevice) tryDetach() error {
 		return fmt.Errorf("open %s: %w", l.path(), err)
 	}
 	defer unix.Close(fd)
+	// Nobody can give it another file while it is open.
+	if file, err := l.sysfs("loop/backing_file"); err != nil || file != "/"+name {
+		return nil
+	}
 	if err := unix.IoctlSetInt(fd, unix.LOOP_CLR_FD, 0); err != nil {
 		if errors.Is(err, unix.ENXIO) {
 			return nil // It has no file, which is what was wanted.

@@ -11,14 +11,14 @@ import (
 // /dev/fuse and returns a descriptor of its root. It is mounted nowhere: it is
 // there as long as the descriptor, or a file in it, is open, so nothing of it
 // is left when the processes that hold those are gone.
-func mount(dev int, name string) (int, error) {
+func mount(dev int, file string) (int, error) {
 	fs, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, fmt.Errorf("fsopen: %w", err)
 	}
 	defer unix.Close(fs)
 	for _, opt := range [...]struct{ key, value string }{
-		{"source", prefix + name},
+		{"source", file},
 		{"fd", strconv.Itoa(dev)},
 		{"rootmode", strconv.FormatUint(unix.S_IFDIR|0o500, 8)},
 		{"user_id", "0"},

@@ -73,7 +73,7 @@ func (s *server) handleMeta(m *message, r *request) (int, unix.Errno) {
 	case linuxabi.FuseInit:
 		return s.init(m, r)
 	case linuxabi.FuseLookup:
-		if r.node != rootID || string(r.name) != s.name {
+		if r.node != rootID || string(r.name) != s.file {
 			return 0, unix.ENOENT
 		}
 		out := body[linuxabi.FuseEntryOut](m)

@@ -24,8 +24,8 @@ const maxWorkers = 64
 type server struct {
 	fd        int // /dev/fuse, blocking; never cloned, see package comment
 	dev       blockdev.Device
-	name      string
-	blockSize int // of the exported block device, at least that of dev
+	file      string // the name of the file
+	blockSize int    // of the exported block device, at least that of dev
 
 	// discards says what a punched hole means; see the type.
 	discards atomic.Int32
@@ -67,8 +67,8 @@ func (c *counters) stats() export.Stats {
 
 // newServer makes a server for the connection fd, which it owns from the call
 // of start on. The connection may be one that was initialised long ago.
-func newServer(fd int, dev blockdev.Device, name string, blockSize int) *server {
-	return &server{fd: fd, dev: dev, name: name, blockSize: blockSize, done: make(chan struct{})}
+func newServer(fd int, dev blockdev.Device, file string, blockSize int) *server {
+	return &server{fd: fd, dev: dev, file: file, blockSize: blockSize, done: make(chan struct{})}
 }
 
 // start begins to answer requests and returns. The server ends, closing done,
