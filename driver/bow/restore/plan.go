@@ -19,9 +19,9 @@ type plan struct {
 	logBlocks, entries    int
 	checkBytes, copyBytes int64
 
-	checks []check       // in the order of the device
-	split  []splitCheck  // the few that later entries have torn into pieces
-	copies []bowlog.Copy // in the order of From
+	checks []check      // in the order of the device
+	split  []splitCheck // the few that later entries have torn into pieces
+	copies []bowlog.Copy
 }
 
 // check is one entry whose copy is to be verified.
@@ -63,7 +63,6 @@ func makePlan(ctx context.Context, dev blockdev.Device, head *bowlog.Block) (*pl
 		p.copyBytes += c.Size
 	}
 	slices.SortFunc(p.checks, func(a, b check) int { return cmp.Compare(a.at, b.at) })
-	slices.SortFunc(p.copies, func(a, b bowlog.Copy) int { return cmp.Compare(a.From, b.From) })
 	return p, nil
 }
 

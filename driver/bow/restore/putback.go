@@ -5,7 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -13,36 +13,32 @@ import (
 	"github.com/bowline-csi/bowline/driver/bow/bowlog"
 )
 
+// batchSize is the most that is read before it is written, bytes. The more, the
+// more of what lies together on the device is read and written in one go.
+const batchSize = 64 << 20
+
 // putBack copies everything but block 0 to where it belongs and flushes.
 //
-// Copies lie close together, in the order in which they were made, whatever the
-// order of the blocks that they are of. So reading follows the copies, in
-// windows, and writing sorts and merges within each window.
+// Copies lie in the order in which they were made, whatever the order of the
+// blocks that they are of. So either reading or writing has to jump. Batches are
+// taken in the order that has fewer runs; within a batch both sides are sorted.
 func (p *plan) putBack(ctx context.Context, report func(Progress)) error {
 	m := newMeter(PhaseRestore, p.copyBytes, report)
-	q := copyQueue{rest: p.copies}
-	g, ctx := errgroup.WithContext(ctx)
-	for range parallel {
-		g.Go(func() error {
-			w := copier{dev: p.dev}
-			for {
-				w.list = q.next(w.list[:0])
-				if len(w.list) == 0 {
-					return nil
-				}
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				n, err := w.copy()
-				if err != nil {
-					return err
-				}
-				m.add(n)
-			}
-		})
+	rest := p.copies
+	if runs(rest, byFrom) <= runs(rest, byTo) {
+		slices.SortFunc(rest, byFrom.compare)
+	} else {
+		slices.SortFunc(rest, byTo.compare)
 	}
-	if err := g.Wait(); err != nil {
-		return err
+	b := batch{dev: p.dev, data: blockdev.Buffer(int(min(batchSize, p.copyBytes)))}
+	for len(rest) > 0 {
+		rest = b.take(rest)
+		if err := b.read(ctx); err != nil {
+			return err
+		}
+		if err := b.write(ctx, m); err != nil {
+			return err
+		}
 	}
 	if err := p.dev.Flush(); err != nil {
 		return fmt.Errorf("flushing what was put back: %w", err)
@@ -50,81 +46,160 @@ func (p *plan) putBack(ctx context.Context, report func(Progress)) error {
 	return nil
 }
 
-// copyQueue hands out copies, window by window.
-type copyQueue struct {
-	mu   sync.Mutex
-	rest []bowlog.Copy // guarded by mu; in the order of From
+// side is one end of copies: where they are, or where they belong.
+type side func(bowlog.Copy) uint64
+
+var (
+	byFrom side = func(c bowlog.Copy) uint64 { return c.From }
+	byTo   side = func(c bowlog.Copy) uint64 { return c.To }
+)
+
+func (s side) compare(a, b bowlog.Copy) int { return cmp.Compare(s(a), s(b)) }
+
+// runs sorts list by s and returns in how many places something does not follow
+// what is before it.
+func runs(list []bowlog.Copy, s side) int {
+	slices.SortFunc(list, s.compare)
+	n := 0
+	var end uint64
+	for _, c := range list {
+		if s(c) != end {
+			n++
+		}
+		end = s(c) + sectors(c.Size)
+	}
+	return n
 }
 
-// next appends to list the copies of the next window. It cuts those that are
-// longer.
-func (q *copyQueue) next(list []bowlog.Copy) []bowlog.Copy {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	for len(q.rest) > 0 {
-		c := &q.rest[0]
-		left := int64(windowSize)
-		if len(list) > 0 {
-			left -= bytes(c.From - list[0].From)
+// batch is a number of copies that are read, and then written.
+type batch struct {
+	dev   blockdev.Device
+	data  []byte
+	slots []slot
+}
+
+// slot is a copy and its place in batch.data.
+type slot struct {
+	bowlog.Copy
+	off int64
+}
+
+// transfer is a request to the device: some slots that follow each other there.
+type transfer struct {
+	slots      []slot
+	start, end uint64 // sectors
+}
+
+// take fills b from the beginning of list and returns the rest. The places in
+// the buffer are in the order of To.
+func (b *batch) take(list []bowlog.Copy) []bowlog.Copy {
+	b.slots = b.slots[:0]
+	for left := int64(len(b.data)); left > 0 && len(list) > 0; {
+		c := &list[0]
+		n := min(c.Size, left, windowSize)
+		b.slots = append(b.slots, slot{Copy: bowlog.Copy{From: c.From, To: c.To, Size: n}})
+		left -= n
+		c.From, c.To, c.Size = c.From+sectors(n), c.To+sectors(n), c.Size-n
+		if c.Size == 0 {
+			list = list[1:]
 		}
-		if left <= 0 {
-			break
-		}
-		n := min(c.Size, left)
-		list = append(list, bowlog.Copy{From: c.From, To: c.To, Size: n})
-		if n < c.Size {
-			c.From += uint64(n) / blockdev.SectorSize
-			c.To += uint64(n) / blockdev.SectorSize
-			c.Size -= n
-			break
-		}
-		q.rest = q.rest[1:]
+	}
+	slices.SortFunc(b.slots, func(x, y slot) int { return byTo.compare(x.Copy, y.Copy) })
+	off := int64(0)
+	for i := range b.slots {
+		b.slots[i].off = off
+		off += b.slots[i].Size
 	}
 	return list
 }
 
-// copier is one goroutine's part of the work.
-type copier struct {
-	dev     blockdev.Device
-	list    []bowlog.Copy // within one window
-	in, out []byte        // made with the first use
-}
-
-// copy does what is in list and returns the number of bytes.
-func (w *copier) copy() (total int64, err error) {
-	if w.in == nil {
-		w.in, w.out = blockdev.Buffer(windowSize), blockdev.Buffer(windowSize)
-	}
-	base := w.list[0].From
-	r := runReader{dev: w.dev, buf: w.in, base: base}
-	for _, c := range w.list {
-		r.want(c.From, c.Size)
-	}
-	if err := r.flush(); err != nil {
-		return 0, err
-	}
-	slices.SortFunc(w.list, func(a, b bowlog.Copy) int { return cmp.Compare(a.To, b.To) })
-	for list := w.list; len(list) > 0; {
-		n := 1
-		end := list[0].To + uint64(list[0].Size)/blockdev.SectorSize
-		for n < len(list) && list[n].To == end {
-			end += uint64(list[n].Size) / blockdev.SectorSize
-			n++
-		}
-		off := bytes(list[0].From - base)
-		data := w.in[off : off+list[0].Size]
-		if n > 1 {
-			data = w.out[:0]
-			for _, c := range list[:n] {
-				off := bytes(c.From - base)
-				data = append(data, w.in[off:off+c.Size]...)
+// transfers cuts the slots into requests: slots that are no more than gap sectors
+// apart at the given side, which they are sorted by, and together not longer
+// than windowSize.
+func (b *batch) transfers(at side, gap uint64) []transfer {
+	var list []transfer
+	first := 0
+	for i := 1; i <= len(b.slots); i++ {
+		start, end := at(b.slots[first].Copy), at(b.slots[i-1].Copy)+sectors(b.slots[i-1].Size)
+		if i < len(b.slots) {
+			s := b.slots[i]
+			if at(s.Copy)-end <= gap && bytes(at(s.Copy)+sectors(s.Size)-start) <= windowSize {
+				continue
 			}
 		}
-		if _, err := w.dev.WriteAt(data, bytes(list[0].To)); err != nil {
-			return 0, fmt.Errorf("putting back %d bytes at sector %d: %w", len(data), list[0].To, err)
-		}
-		total += int64(len(data))
-		list = list[n:]
+		list = append(list, transfer{b.slots[first:i], start, end})
+		first = i
 	}
-	return total, nil
+	return list
 }
+
+// readGap is the gap that is cheaper to read than to leave out, sectors.
+const readGap = 16 << 10 / blockdev.SectorSize
+
+// read reads all slots, those that are near to each other in one go.
+func (b *batch) read(ctx context.Context) error {
+	slices.SortFunc(b.slots, func(x, y slot) int { return byFrom.compare(x.Copy, y.Copy) })
+	return inParallel(ctx, b.transfers(byFrom, readGap), func(t transfer, scratch *[]byte) error {
+		if len(t.slots) > 1 {
+			if *scratch == nil {
+				*scratch = blockdev.Buffer(windowSize)
+			}
+			p := (*scratch)[:bytes(t.end-t.start)]
+			if _, err := b.dev.ReadAt(p, bytes(t.start)); err == nil {
+				for _, s := range t.slots {
+					copy(b.data[s.off:s.off+s.Size], p[bytes(s.From-t.start):])
+				}
+				return nil
+			}
+			// Perhaps it is a gap that cannot be read.
+		}
+		for _, s := range t.slots {
+			if _, err := b.dev.ReadAt(b.data[s.off:s.off+s.Size], bytes(s.From)); err != nil {
+				return fmt.Errorf("reading the copy at sector %d of what belongs at sector %d: %w", s.From, s.To, err)
+			}
+		}
+		return nil
+	})
+}
+
+// write writes all slots.
+func (b *batch) write(ctx context.Context, m *meter) error {
+	slices.SortFunc(b.slots, func(x, y slot) int { return byTo.compare(x.Copy, y.Copy) })
+	return inParallel(ctx, b.transfers(byTo, 0), func(t transfer, _ *[]byte) error {
+		n := bytes(t.end - t.start)
+		off := t.slots[0].off
+		if _, err := b.dev.WriteAt(b.data[off:off+n], bytes(t.start)); err != nil {
+			return fmt.Errorf("putting back %d bytes at sector %d: %w", n, t.start, err)
+		}
+		m.add(n)
+		return nil
+	})
+}
+
+// inParallel calls do for each transfer, in order, on several goroutines. Each of
+// these has a scratch buffer that do may set and find again.
+func inParallel(ctx context.Context, list []transfer, do func(t transfer, scratch *[]byte) error) error {
+	var next atomic.Int64
+	g, ctx := errgroup.WithContext(ctx)
+	for range min(parallel, len(list)) {
+		g.Go(func() error {
+			var scratch []byte
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(list) {
+					return nil
+				}
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				if err := do(list[i], &scratch); err != nil {
+					return err
+				}
+			}
+		})
+	}
+	return g.Wait()
+}
+
+// sectors is the number of sectors of n bytes.
+func sectors(n int64) uint64 { return uint64(n) / blockdev.SectorSize }
