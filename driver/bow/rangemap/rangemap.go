@@ -1,462 +1,300 @@
-// Package rangemap is a map from positions to values that is made of few, long
-// ranges: every position of [0, size) has a value, and neighbours with equal
-// values cost nothing.
+// Package rangemap maps every position of [0, size) to a value. It keeps one
+// entry for each run of positions with equal values, so its memory goes with
+// the number of runs and not with the size.
 //
-// Memory and time go with the number of extents and not with the size. The
-// extents are kept as sorted runs ("leaves") of at most leafCap extents, and the
-// leaves in one sorted slice; with a million extents that slice has some six
-// thousand entries, which is little to search and to shift. An extent is its
-// start and its value: where it ends, the next one begins.
+// What a position is, is up to the user: a block, a sector, a byte. At any time
+// the map is a sequence of extents that
 //
-// A Map is not safe for concurrent use. Positions outside of [0, size) and ranges
-// that end before they begin are mistakes of the caller, and panic.
+//   - cover [0, size) without gaps and without overlaps,
+//   - are not empty, and
+//   - are maximal: extents that touch have different values.
+//
+// So a map is determined by what it maps; how it came about leaves no trace in
+// what it returns. Values are compared with ==, which must hold between a value
+// and itself (so no NaN).
+//
+// # Costs
+//
+// With n extents, Get, Next and Prev take O(log n) and allocate nothing, even
+// if all the extents between the position and the one sought have other
+// classes. Set takes O(log n), amortised over the extents that it removes, and
+// allocates only when a node is split. Total takes O(1), Replace O(n).
+//
+// # Structure
+//
+// A map is a B+-tree of extents in order of position. As extents leave no gaps,
+// an entry holds only where its extent starts: it ends where the next one
+// starts. An inner node knows for each subtree where its first extent starts
+// and which classes occur in it. All nodes but the root are at least a third
+// full, so the tree shrinks as the number of extents does.
+//
+// # Errors
+//
+// Positions outside the map, ranges whose end is before their start, and
+// classes from MaxClasses on are mistakes of the program, not of its input:
+// they panic, and the map is as it was (see Replace for the one exception).
+//
+// A Map must not be used by several goroutines at once, unless all of them only
+// read.
 package rangemap
 
 import (
 	"fmt"
 	"iter"
-	"slices"
 )
 
-// Class groups values for totals and searches.
+// Class groups values for totals and searches: one class may have any number of
+// values. Valid classes are less than MaxClasses.
 type Class uint8
 
-// MaxClasses is the number of classes that there can be.
+// MaxClasses is the number of classes that a map can tell apart.
 const MaxClasses = 16
 
-// Value is what a Map holds. Class must be less than MaxClasses and the same for
-// equal values.
+// Value is what a Map holds for each position.
 type Value interface {
 	comparable
+
+	// Class is the class of the value. It is a pure function of the value and
+	// less than MaxClasses.
 	Class() Class
 }
 
-// Extent is a maximal range of positions with one value, [Start, End), or a part
-// of one.
+// Extent says that all positions of [Start, End) have the same Value.
 type Extent[V Value] struct {
 	Start, End int64
 	Value      V
 }
 
-const (
-	leafCap = 256
-	// A leaf with fewer extents is joined with a neighbour if both fit into
-	// one with room to grow.
-	leafMin  = leafCap / 4
-	leafJoin = leafCap * 3 / 4
-)
+// Len is the number of positions in the extent.
+func (x Extent[V]) Len() int64 { return x.End - x.Start }
 
-// Map is a map of [0, Size) to values.
+// Map maps every position of [0, Size()) to a value. Make one with New.
 type Map[V Value] struct {
-	size   int64
-	len    int
-	totals [MaxClasses]int64 // positions by class
+	root *node[V]
+	size int64
 
-	// The leaves in order; never empty, and none of them is. first[i] is the
-	// first start in leaves[i], masks[i] has a bit for each class in it.
-	leaves []*leaf[V]
-	first  []int64
-	masks  []uint16
+	// len is the number of extents.
+	len int
+
+	// totals counts positions by class.
+	totals [MaxClasses]int64
 }
 
-// leaf is a run of extents. starts and values have equal length.
-type leaf[V Value] struct {
-	starts []int64
-	values []V
-	counts [MaxClasses]uint16 // extents by class
-}
-
-// cursor is the place of an extent: its leaf, and the index in it.
-type cursor struct{ leaf, i int }
-
-// New returns a map of [0, size) in which every position has the value initial.
+// New returns a map that has initial at all of its size positions.
+//
+// Precondition: size > 0.
+// Postcondition: there is one extent.
 func New[V Value](size int64, initial V) *Map[V] {
 	if size <= 0 {
-		panic(fmt.Sprintf("rangemap: size %d", size))
+		panic(fmt.Sprintf("rangemap: New: size %d is not positive", size))
 	}
-	m := &Map[V]{size: size, len: 1}
-	l := &leaf[V]{}
-	l.insert(0, 0, initial)
-	m.leaves, m.first, m.masks = []*leaf[V]{l}, []int64{0}, []uint16{l.mask()}
-	m.totals[initial.Class()] = size
+	m := &Map[V]{root: new(node[V]), size: size, len: 1}
+	m.root.n = 1
+	m.root.values[0] = initial
+	m.totals[classOf(initial)] = size
 	return m
 }
 
-// Size returns the number of positions.
+// Size is the number of positions.
 func (m *Map[V]) Size() int64 { return m.size }
 
-// Len returns the number of extents.
+// Len is the number of extents.
 func (m *Map[V]) Len() int { return m.len }
 
-// Total returns the number of positions whose value is of class c.
-func (m *Map[V]) Total(c Class) int64 { return m.totals[c] }
-
-// Get returns the maximal extent that holds pos.
-func (m *Map[V]) Get(pos int64) Extent[V] {
-	m.check(pos, pos+1)
-	return m.at(m.find(pos))
+// Total is the number of positions whose value is of class c.
+//
+// Precondition: c < MaxClasses.
+func (m *Map[V]) Total(c Class) int64 {
+	checkClass(c)
+	return m.totals[c]
 }
 
-// Extents iterates over what is in [start, end), in order; the first and the last
-// extent are cut to that. The map must not change meanwhile.
-func (m *Map[V]) Extents(start, end int64) iter.Seq[Extent[V]] {
-	m.check(start, end)
-	return func(yield func(Extent[V]) bool) {
-		if start == end {
-			return
+// Get returns the extent that holds pos, all of it.
+//
+// Precondition: 0 <= pos < Size().
+// Postcondition: x.Start <= pos < x.End, and the neighbours of x, if any, have
+// other values.
+func (m *Map[V]) Get(pos int64) (x Extent[V]) {
+	if uint64(pos) >= uint64(m.size) {
+		panic(fmt.Sprintf("rangemap: Get: position %d is outside [0, %d)", pos, m.size))
+	}
+	n, hi := m.root, m.size
+	for {
+		i := n.find(pos)
+		hi = n.end(i, hi)
+		if n.kids == nil {
+			return Extent[V]{n.starts[i], hi, n.values[i]}
 		}
-		for c, ok := m.find(start), true; ok; c, ok = m.next(c) {
-			x := m.at(c)
-			if x.Start >= end {
-				return
-			}
-			x.Start, x.End = max(x.Start, start), min(x.End, end)
-			if !yield(x) {
-				return
-			}
-		}
+		n = n.kids.nodes[i]
 	}
 }
 
-// Next returns the first extent of class c that ends after pos, cut to begin at
-// pos at the earliest. pos may be Size.
-func (m *Map[V]) Next(pos int64, c Class) (Extent[V], bool) {
-	m.check(pos, pos)
+// Next returns the part at and after pos of the first extent of class c that
+// ends after pos; ok is false if there is none.
+//
+// Preconditions: 0 <= pos <= Size(), c < MaxClasses.
+// Postcondition: if ok, x.Start >= pos, and no position of [pos, x.Start) is of
+// class c. Otherwise no position from pos on is.
+func (m *Map[V]) Next(pos int64, c Class) (x Extent[V], ok bool) {
+	m.checkRange("Next", pos, m.size)
+	checkClass(c)
 	if pos == m.size || m.totals[c] == 0 {
-		return Extent[V]{}, false
+		return x, false
 	}
-	at := m.find(pos)
-	for li, i := at.leaf, at.i; li < len(m.leaves); li, i = li+1, 0 {
-		if m.masks[li]&(1<<c) == 0 {
-			continue
-		}
-		for l := m.leaves[li]; i < len(l.values); i++ {
-			if l.values[i].Class() == c {
-				x := m.at(cursor{li, i})
-				x.Start = max(x.Start, pos)
-				return x, true
-			}
-		}
-	}
-	return Extent[V]{}, false
+	return m.root.next(pos, m.size, c)
 }
 
-// Prev returns the last extent of class c that starts before pos, cut to end at
-// pos at the latest. pos may be Size.
-func (m *Map[V]) Prev(pos int64, c Class) (Extent[V], bool) {
-	m.check(pos, pos)
+// Prev returns the part before pos of the last extent of class c that starts
+// before pos; ok is false if there is none.
+//
+// Preconditions: 0 <= pos <= Size(), c < MaxClasses.
+// Postcondition: if ok, x.End <= pos, and no position of [x.End, pos) is of
+// class c. Otherwise no position before pos is.
+func (m *Map[V]) Prev(pos int64, c Class) (x Extent[V], ok bool) {
+	m.checkRange("Prev", 0, pos)
+	checkClass(c)
 	if pos == 0 || m.totals[c] == 0 {
-		return Extent[V]{}, false
+		return x, false
 	}
-	at := m.find(pos - 1)
-	for li, i := at.leaf, at.i; li >= 0; {
-		if m.masks[li]&(1<<c) != 0 {
-			for l := m.leaves[li]; i >= 0; i-- {
-				if l.values[i].Class() == c {
-					x := m.at(cursor{li, i})
-					x.End = min(x.End, pos)
-					return x, true
-				}
-			}
-		}
-		if li--; li >= 0 {
-			i = len(m.leaves[li].values) - 1
-		}
-	}
-	return Extent[V]{}, false
+	return m.root.prev(pos, m.size, c)
 }
 
-// Set gives every position of [start, end) the value v.
+// Extents yields the extents that overlap [start, end) in order, the first and
+// the last of them clipped to it. The map must not change before the iteration
+// ends.
+//
+// Precondition: 0 <= start <= end <= Size().
+// Postcondition: what was yielded covers [start, end) exactly.
+func (m *Map[V]) Extents(start, end int64) iter.Seq[Extent[V]] {
+	m.checkRange("Extents", start, end)
+	return func(yield func(Extent[V]) bool) {
+		if start < end {
+			m.root.walk(start, end, m.size, yield)
+		}
+	}
+}
+
+// Set gives all positions of [start, end) the value v.
+//
+// Preconditions: 0 <= start <= end <= Size(), v.Class() < MaxClasses.
+// Postconditions: Get(start).End >= end if start < end; positions outside
+// [start, end) have the values that they had.
 func (m *Map[V]) Set(start, end int64, v V) {
-	m.check(start, end)
+	m.checkRange("Set", start, end)
+	class := classOf(v)
 	if start == end {
 		return
 	}
-	from := m.find(start)
-	if x := m.at(from); x.Value == v && x.End >= end {
-		return
+
+	// Take in the neighbours that have the same value: then what is to be
+	// written is an extent, and no merging is left to be done.
+	if start > 0 {
+		if x := m.Get(start - 1); x.Value == v {
+			if x.End >= end {
+				return
+			}
+			start = x.Start
+		}
+	}
+	if end < m.size {
+		if x := m.Get(end); x.Value == v {
+			if x.Start <= start {
+				return
+			}
+			end = x.End
+		}
 	}
 
-	// What begins in [start, end] goes; begin and end of the range come back
-	// where the value changes there.
-	c := from
-	if m.startOf(c) < start {
-		c, _ = m.next(c)
-	}
-	var right V // value at end, if end < size
-	for x := range m.Extents(start, end) {
-		m.totals[x.Value.Class()] -= x.End - x.Start
-		right = x.Value
-	}
-	m.totals[v.Class()] += end - start
-	if end < m.size {
-		right = m.at(m.find(end)).Value
-	}
-	m.removeStarts(c, end)
-	if start == 0 || m.at(m.find(start-1)).Value != v {
-		m.insertStart(start, v)
-	}
-	if end < m.size && right != v {
-		m.insertStart(end, right)
+	m.totals[class] += end - start
+	for pos := start; pos < end; {
+		pos = m.overwrite(m.root, m.size, pos, end, v, pos == start)
+		m.root = m.root.asRoot()
 	}
 }
 
-// Replace gives every position the value that f makes of its value.
+// Resize gives the map a new size. Positions that are added have the value v.
+//
+// Preconditions: size >= Size(), v.Class() < MaxClasses.
+// Postcondition: positions below the old size have the values that they had.
+func (m *Map[V]) Resize(size int64, v V) {
+	if size < m.size {
+		panic(fmt.Sprintf("rangemap: Resize: size %d is less than the present %d", size, m.size))
+	}
+	classOf(v)
+
+	// The last extent ends where the map does, so it has grown already.
+	old, last := m.size, m.root.last()
+	m.size = size
+	m.totals[classOf(last)] += size - old
+	m.Set(old, size, v)
+}
+
+// Replace gives each position the value f(v), where v is the value that it has.
+// It calls f once for each extent, in order, and takes O(Len()).
+//
+// Preconditions: f(v).Class() < MaxClasses for all v in the map; f does not use
+// the map. If f panics or breaks the first of these, the map must not be used
+// any more.
+// Postcondition: Len() is not greater than it was.
 func (m *Map[V]) Replace(f func(V) V) {
-	old := *m
-	*m = Map[V]{size: old.size}
-	var l *leaf[V]
+	leaves := m.root.leaves(nil)
+	m.totals = [MaxClasses]int64{}
+	m.len = 0
+
+	// Fill the leaves anew from the first one on, as full as they may be. What
+	// is written never overtakes what is read: no leaf was fuller than that.
 	var last V
-	for _, from := range old.leaves {
-		for i, start := range from.starts {
-			v := f(from.values[i])
+	to, at := 0, 0
+	for from, leaf := range leaves {
+		hi := m.size
+		if from+1 < len(leaves) {
+			hi = leaves[from+1].starts[0]
+		}
+		for i, n := 0, leaf.n; i < n; i++ {
+			start, end := leaf.starts[i], hi
+			if i+1 < n {
+				end = leaf.starts[i+1]
+			}
+			v := f(leaf.values[i])
+			m.totals[classOf(v)] += end - start
 			if m.len > 0 && v == last {
 				continue
 			}
-			if l == nil || len(l.starts) == leafJoin {
-				l = &leaf[V]{}
-				m.leaves = append(m.leaves, l)
-				m.first = append(m.first, start)
-				m.masks = append(m.masks, 0)
+			if at == maxFill {
+				leaves[to].n = at
+				to, at = to+1, 0
 			}
-			l.insert(len(l.starts), start, v)
-			m.masks[len(m.masks)-1] |= 1 << v.Class()
+			leaves[to].starts[at], leaves[to].values[at] = start, v
+			at++
 			m.len++
 			last = v
 		}
 	}
-	for x := range m.Extents(0, m.size) {
-		m.totals[x.Value.Class()] += x.End - x.Start
+	leaves[to].n = at
+	leaves = leaves[:to+1]
+	if to > 0 && at < minFill {
+		balance(leaves[to-1], leaves[to])
 	}
+	m.root = build(leaves)
 }
 
-// Resize makes the map larger; what is new has the value v.
-func (m *Map[V]) Resize(size int64, v V) {
-	if size < m.size {
-		panic(fmt.Sprintf("rangemap: size %d is less than %d", size, m.size))
-	}
-	if size == m.size {
-		return
-	}
-	old, last := m.size, m.at(m.find(m.size-1))
-	m.size = size
-	m.totals[last.Value.Class()] += size - old // until Set says otherwise
-	m.Set(old, size, v)
-}
-
-func (m *Map[V]) check(start, end int64) {
+// checkRange panics unless 0 <= start <= end <= m.size.
+func (m *Map[V]) checkRange(method string, start, end int64) {
 	if start < 0 || start > end || end > m.size {
-		panic(fmt.Sprintf("rangemap: range [%d, %d) of a map of %d", start, end, m.size))
+		panic(fmt.Sprintf("rangemap: %s: [%d, %d) is not a range of [0, %d)", method, start, end, m.size))
 	}
 }
 
-// find returns the place of the extent that holds pos.
-func (m *Map[V]) find(pos int64) cursor {
-	li := upper(m.first, pos) - 1
-	return cursor{li, upper(m.leaves[li].starts, pos) - 1}
+// classOf is the class of v, checked.
+func classOf[V Value](v V) Class {
+	c := v.Class()
+	checkClass(c)
+	return c
 }
 
-// upper returns the number of elements of the sorted list that are at most pos.
-func upper(list []int64, pos int64) int {
-	lo, hi := 0, len(list)
-	for lo < hi {
-		if mid := int(uint(lo+hi) / 2); list[mid] <= pos {
-			lo = mid + 1
-		} else {
-			hi = mid
-		}
+// checkClass panics unless c is a valid class.
+func checkClass(c Class) {
+	if c >= MaxClasses {
+		panic(fmt.Sprintf("rangemap: class %d is not less than %d", c, MaxClasses))
 	}
-	return lo
-}
-
-func (m *Map[V]) startOf(c cursor) int64 { return m.leaves[c.leaf].starts[c.i] }
-
-func (m *Map[V]) at(c cursor) Extent[V] {
-	l := m.leaves[c.leaf]
-	x := Extent[V]{Start: l.starts[c.i], End: m.size, Value: l.values[c.i]}
-	if c.i+1 < len(l.starts) {
-		x.End = l.starts[c.i+1]
-	} else if c.leaf+1 < len(m.first) {
-		x.End = m.first[c.leaf+1]
-	}
-	return x
-}
-
-// next returns the place after c. Without one it returns the end, one leaf
-// behind the last, and false.
-func (m *Map[V]) next(c cursor) (cursor, bool) {
-	if c.i+1 < len(m.leaves[c.leaf].starts) {
-		return cursor{c.leaf, c.i + 1}, true
-	}
-	return cursor{c.leaf + 1, 0}, c.leaf+1 < len(m.leaves)
-}
-
-// removeStarts removes the extents from c on that start at end or before. What
-// they covered belongs to the extent before them until a start is inserted.
-func (m *Map[V]) removeStarts(c cursor, end int64) {
-	emptied := 0 // leaves from c.leaf (or the one after) on that became empty
-	firstEmpty := c.leaf
-	for li, i := c.leaf, c.i; li < len(m.leaves); li, i = li+1, 0 {
-		l := m.leaves[li]
-		n := upper(l.starts[i:], end)
-		l.remove(i, i+n)
-		m.len -= n
-		if len(l.starts) == 0 {
-			if emptied == 0 {
-				firstEmpty = li
-			}
-			emptied++
-			continue
-		}
-		m.refresh(li)
-		if i < len(l.starts) {
-			break // something behind end is left
-		}
-	}
-	m.dropLeaves(firstEmpty, firstEmpty+emptied)
-	if li := min(c.leaf, len(m.leaves)-1); li >= 0 {
-		m.join(li)
-	}
-}
-
-// insertStart inserts an extent with a start that no other has.
-func (m *Map[V]) insertStart(start int64, v V) {
-	m.len++
-	if len(m.leaves) == 0 {
-		m.leaves, m.first, m.masks = append(m.leaves, &leaf[V]{}), append(m.first, start), append(m.masks, 0)
-	}
-	li := max(upper(m.first, start)-1, 0)
-	l := m.leaves[li]
-	if len(l.starts) == leafCap {
-		m.split(li)
-		if start > m.first[li+1] {
-			li++
-		}
-		l = m.leaves[li]
-	}
-	l.insert(upper(l.starts, start), start, v)
-	m.refresh(li)
-}
-
-// split divides a full leaf in two.
-func (m *Map[V]) split(li int) {
-	l, r := m.leaves[li], &leaf[V]{}
-	r.take(l, leafCap/2)
-	m.leaves = slices.Insert(m.leaves, li+1, r)
-	m.first = slices.Insert(m.first, li+1, r.starts[0])
-	m.masks = slices.Insert(m.masks, li+1, r.mask())
-	m.refresh(li)
-}
-
-// join joins a small leaf with a neighbour.
-func (m *Map[V]) join(li int) {
-	if len(m.leaves[li].starts) >= leafMin {
-		return
-	}
-	for _, left := range []int{li - 1, li} {
-		if left < 0 || left+1 >= len(m.leaves) {
-			continue
-		}
-		l, r := m.leaves[left], m.leaves[left+1]
-		if len(l.starts)+len(r.starts) > leafJoin {
-			continue
-		}
-		l.take(r, 0)
-		m.dropLeaves(left+1, left+2)
-		m.refresh(left)
-		return
-	}
-}
-
-func (m *Map[V]) dropLeaves(from, to int) {
-	m.leaves = slices.Delete(m.leaves, from, to)
-	m.first = slices.Delete(m.first, from, to)
-	m.masks = slices.Delete(m.masks, from, to)
-}
-
-// refresh brings up to date what the map knows of a leaf.
-func (m *Map[V]) refresh(li int) {
-	m.first[li], m.masks[li] = m.leaves[li].starts[0], m.leaves[li].mask()
-}
-
-func (l *leaf[V]) mask() uint16 {
-	var mask uint16
-	for c, n := range l.counts {
-		if n > 0 {
-			mask |= 1 << c
-		}
-	}
-	return mask
-}
-
-func (l *leaf[V]) insert(i int, start int64, v V) {
-	if l.starts == nil {
-		l.starts, l.values = make([]int64, 0, 8), make([]V, 0, 8)
-	}
-	l.starts = slices.Insert(l.starts, i, start)
-	l.values = slices.Insert(l.values, i, v)
-	l.counts[v.Class()]++
-}
-
-func (l *leaf[V]) remove(from, to int) {
-	for _, v := range l.values[from:to] {
-		l.counts[v.Class()]--
-	}
-	l.starts = slices.Delete(l.starts, from, to)
-	l.values = slices.Delete(l.values, from, to)
-}
-
-// take appends the extents of from, beginning with the index i, to l, and removes
-// them there.
-func (l *leaf[V]) take(from *leaf[V], i int) {
-	l.starts = append(l.starts, from.starts[i:]...)
-	l.values = append(l.values, from.values[i:]...)
-	for _, v := range from.values[i:] {
-		l.counts[v.Class()]++
-	}
-	from.remove(i, len(from.starts))
-}
-
-// Check tells whether the map is as it should be: for tests.
-func (m *Map[V]) Check() error {
-	var totals [MaxClasses]int64
-	n, at := 0, int64(0)
-	if len(m.first) != len(m.leaves) || len(m.masks) != len(m.leaves) || len(m.leaves) == 0 {
-		return fmt.Errorf("rangemap: %d leaves, %d first starts, %d masks", len(m.leaves), len(m.first), len(m.masks))
-	}
-	var last V
-	for li, l := range m.leaves {
-		if len(l.starts) == 0 || len(l.starts) > leafCap || len(l.starts) != len(l.values) {
-			return fmt.Errorf("rangemap: leaf %d has %d starts and %d values", li, len(l.starts), len(l.values))
-		}
-		if m.first[li] != l.starts[0] || m.masks[li] != l.mask() {
-			return fmt.Errorf("rangemap: leaf %d begins at %d with mask %x, known are %d, %x", li, l.starts[0], l.mask(), m.first[li], m.masks[li])
-		}
-		var counts [MaxClasses]uint16
-		for i, v := range l.values {
-			x := m.at(cursor{li, i})
-			if x.Start != at || x.End <= x.Start {
-				return fmt.Errorf("rangemap: extent [%d, %d) follows %d", x.Start, x.End, at)
-			}
-			if n > 0 && v == last {
-				return fmt.Errorf("rangemap: two extents with equal values meet at %d", x.Start)
-			}
-			counts[v.Class()]++
-			totals[v.Class()] += x.End - x.Start
-			last, at = v, x.End
-			n++
-		}
-		if counts != l.counts {
-			return fmt.Errorf("rangemap: leaf %d has %v extents by class, known are %v", li, counts, l.counts)
-		}
-	}
-	switch {
-	case at != m.size:
-		return fmt.Errorf("rangemap: the last extent ends at %d, the size is %d", at, m.size)
-	case n != m.len:
-		return fmt.Errorf("rangemap: %d extents, known are %d", n, m.len)
-	case totals != m.totals:
-		return fmt.Errorf("rangemap: totals are %v, known are %v", totals, m.totals)
-	}
-	return nil
 }
