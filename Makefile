@@ -12,6 +12,9 @@ TEST_TIMEOUT ?= 30m
 # What the tests run on, for instance `make test PKG=./driver/bow/...`.
 PKG ?= ./...
 
+# Options of the benchmark, for instance `make bench BENCH="-rounds 5"`.
+BENCH ?=
+
 TOOLS     := bin/tools
 GENERATED := '*.pb.go'
 
@@ -46,8 +49,9 @@ check-generated: generate ## fail if generated code is not what its source says
 	@new=$$(git ls-files --others --exclude-standard -- $(GENERATED)); \
 	if [ -n "$$new" ]; then echo "generated, but not in git:"; echo "$$new"; exit 1; fi
 
-bench: ## run the benchmarks
-	$(GO) test -run '^$$' -bench . -benchmem -timeout 60m $(PKG)
+bench: build ## measure against a raw loop device: ratios (root, 10 minutes; BENCH=-quick for 3)
+	@hack/install-packages.sh fio e2fsprogs mount
+	$(GO) run ./test/bench $(BENCH)
 
 demo-device: build ## checkpoint, wreck and roll back a PostgreSQL on one machine (root)
 	hack/demo-device.sh

@@ -1,0 +1,258 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/bowline-csi/bowline/driver/engine/enginepb"
+)
+
+// The parts of each image, which is used without a file system.
+const (
+	mib = 1 << 20
+
+	imageSize = 1024 * mib
+)
+
+var (
+	used     = region{64 * mib, 256 * mib}                          // in use at every checkpoint
+	freeUser = region{512 * mib, 256 * mib}                         // free, written by fio
+	free     = region{freeUser.offset, imageSize - freeUser.offset} // free; backups take it from the end
+)
+
+// The set-ups of fio. Goals are those of states 0 and 2 against the raw device.
+var works = []work{
+	{key: "randread-1", name: "4 KiB random read, depth 1", rw: "randread", blockSize: 4 << 10, depth: 1, goal: 0.60},
+	{key: "randread-32", name: "4 KiB random read, depth 32", rw: "randread", blockSize: 4 << 10, depth: 32, goal: 0.25},
+	{key: "randwrite-1", name: "4 KiB random write, depth 1", rw: "randwrite", blockSize: 4 << 10, depth: 1, goal: 0.60},
+	{key: "randwrite-32", name: "4 KiB random write, depth 32", rw: "randwrite", blockSize: 4 << 10, depth: 32, goal: 0.25},
+	{key: "read", name: "256 KiB sequential read", rw: "read", blockSize: 256 << 10, depth: 32, goal: 0.75},
+	{key: "write", name: "256 KiB sequential write", rw: "write", blockSize: 256 << 10, depth: 32, goal: 0.75},
+}
+
+// Goals in state 1 against state 2.
+const (
+	goalUnsaved = 0.90 // where nothing needs a backup
+	goalFirst32 = 0.30 // first overwrites, 4 KiB random, depth 32
+	goalRestore = 0.70 // against a copy
+)
+
+// devices are what is compared, each over an image of its own, all attached at
+// the same time so that each can be measured right after the other.
+type devices struct {
+	raw                         string // block device
+	rawImage                    string
+	trim, checkpoint, committed *mapped // by state
+}
+
+// blocks measures the three states on the mapped device itself, and restoring.
+func (b *bench) blocks(ctx context.Context) (err error) {
+	var d devices
+	var closers []func() error
+	defer func() {
+		for _, c := range slices.Backward(closers) {
+			err = errors.Join(err, c())
+		}
+	}()
+	progress("writing four images of %d MiB", imageSize/mib)
+	image := func(name string) (string, error) {
+		path := filepath.Join(b.images, name+".img")
+		return path, writeImage(path, imageSize, ctx.Err)
+	}
+	if d.rawImage, err = image("raw"); err != nil {
+		return err
+	}
+	raw, err := rawLoop(d.rawImage)
+	if err != nil {
+		return err
+	}
+	closers = append(closers, raw.Close)
+	d.raw = raw.Name()
+	for name, m := range map[string]**mapped{"trim": &d.trim, "checkpoint": &d.checkpoint, "committed": &d.committed} {
+		path, err := image(name)
+		if err != nil {
+			return err
+		}
+		if *m, err = b.attach(ctx, path); err != nil {
+			return err
+		}
+		// Restoring replaces the mapping.
+		closers = append(closers, func() error { return (*m).detach() })
+	}
+	// Something is free in each of them, as it would be in use.
+	if err := d.trim.discard(free); err != nil {
+		return err
+	}
+	if err := d.committed.fresh(ctx, free); err != nil {
+		return err
+	}
+	if err := d.committed.commit(ctx); err != nil {
+		return err
+	}
+
+	for round := range b.rounds {
+		progress("round %d of %d", round+1, b.rounds)
+		for _, w := range works {
+			if err := b.states(ctx, d, w); err != nil {
+				return fmt.Errorf("%s: %w", w.name, err)
+			}
+		}
+		for _, k := range restoreKinds {
+			if err := b.restore(ctx, &d, k); err != nil {
+				return fmt.Errorf("restoring: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// states does one work on all devices, one after the other.
+func (b *bench) states(ctx context.Context, d devices, w work) error {
+	u := w.unit()
+	loop := func(device string) (float64, error) {
+		t, err := fio(ctx, device, w, used, b.run, false)
+		return t.rate(u), err
+	}
+	raw, err := loop(d.raw)
+	if err != nil {
+		return err
+	}
+	trim, err := loop(d.trim.device)
+	if err != nil {
+		return err
+	}
+	committed, err := loop(d.committed.device)
+	if err != nil {
+		return err
+	}
+	row := func(state, what, against string, goal float64) *row {
+		return b.results.row(row{key: state + "-" + w.key, work: what + ": " + w.name, unit: u, against: against, goal: goal})
+	}
+	row("state0", "state 0", "raw", w.goal).compare(raw, trim)
+	row("state2", "state 2", "raw", w.goal).compare(raw, committed)
+	if !w.writes() {
+		if err := d.checkpoint.fresh(ctx, free); err != nil {
+			return err
+		}
+		got, err := loop(d.checkpoint.device)
+		if err != nil {
+			return err
+		}
+		row("state1", "state 1", "state 2", goalUnsaved).compare(committed, got)
+		return nil
+	}
+
+	first, err := b.firstOverwrites(ctx, d.checkpoint, w)
+	if err != nil {
+		return fmt.Errorf("first overwrites: %w", err)
+	}
+	again, err := b.rewrites(ctx, d.checkpoint, w)
+	if err != nil {
+		return fmt.Errorf("rewriting: %w", err)
+	}
+	unused, err := b.freeWrites(ctx, d.checkpoint, w)
+	if err != nil {
+		return fmt.Errorf("writing free space: %w", err)
+	}
+	row("state1-changed", "state 1, changed blocks", "state 2", goalUnsaved).compare(committed, again.rate(u))
+	row("state1-free", "state 1, free blocks", "state 2", goalUnsaved).compare(committed, unused.rate(u))
+	goal := 0.0
+	if w.key == "randwrite-32" {
+		goal = goalFirst32
+	}
+	row("state1-first", "state 1, first overwrite", "state 2", goal).compare(committed, first.rate(u))
+	return nil
+}
+
+// maxPasses bounds how often work that touches each block once is repeated to
+// fill its time.
+const maxPasses = 4
+
+// passes repeats work that touches each block of a region once, each time with a
+// fresh checkpoint, until it has run as long as other work. Each pass must back
+// up as many bytes as want says of those that it wrote.
+func (b *bench) passes(ctx context.Context, m *mapped, w work, at region, want func(written int64) int64) (tally, error) {
+	var all tally
+	for range maxPasses {
+		if err := m.fresh(ctx, free); err != nil {
+			return all, err
+		}
+		t, err := fio(ctx, m.device, w, at, b.run-all.time, true)
+		if err != nil {
+			return all, err
+		}
+		if err := m.expectBackedUp(ctx, want(t.bytes)); err != nil {
+			return all, err
+		}
+		all.add(t)
+		if all.time > b.run*3/4 {
+			break
+		}
+	}
+	return all, nil
+}
+
+// firstOverwrites overwrites blocks in use that have not been written since the
+// checkpoint.
+func (b *bench) firstOverwrites(ctx context.Context, m *mapped, w work) (tally, error) {
+	return b.passes(ctx, m, w, used, func(written int64) int64 { return written })
+}
+
+// freeWrites writes blocks that were free at the checkpoint and have not been
+// written since.
+func (b *bench) freeWrites(ctx context.Context, m *mapped, w work) (tally, error) {
+	return b.passes(ctx, m, w, freeUser, func(int64) int64 { return 0 })
+}
+
+// rewrites overwrites blocks that have been overwritten since the checkpoint.
+func (b *bench) rewrites(ctx context.Context, m *mapped, w work) (tally, error) {
+	if err := b.overwriteAll(ctx, m, 1*mib, "write"); err != nil {
+		return tally{}, err
+	}
+	t, err := fio(ctx, m.device, w, used, b.run, false)
+	if err != nil {
+		return t, err
+	}
+	return t, m.expectBackedUp(ctx, used.length)
+}
+
+// overwriteAll overwrites all of used after a fresh checkpoint.
+func (b *bench) overwriteAll(ctx context.Context, m *mapped, blockSize int, rw string) error {
+	if err := m.fresh(ctx, free); err != nil {
+		return err
+	}
+	w := work{rw: rw, blockSize: blockSize, depth: 8}
+	if _, err := fio(ctx, m.device, w, used, 0, true); err != nil {
+		return err
+	}
+	return m.expectBackedUp(ctx, used.length)
+}
+
+// expectBackedUp fails unless so many bytes are backed up, and no backup had to
+// move: then what was measured is not what was meant.
+func (m *mapped) expectBackedUp(ctx context.Context, want int64) error {
+	// A request that fio did not wait for may still be under way.
+	var open *enginepb.Open
+	for range 20 {
+		v, err := m.status(ctx)
+		if err != nil {
+			return err
+		}
+		if open = v.Open; open == nil {
+			return fmt.Errorf("no checkpoint is open on %s", m.image)
+		}
+		if open.BackedUp == want {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if open.BackedUp != want || open.Moved != 0 || open.OutOfSpace != 0 {
+		return fmt.Errorf("%d bytes were backed up where %d were expected, %d bytes of backups moved, %d requests without space: this is not the work that was to be measured",
+			open.BackedUp, want, open.Moved, open.OutOfSpace)
+	}
+	return nil
+}
