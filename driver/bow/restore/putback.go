@@ -134,7 +134,7 @@ func (b *batch) transfers(at side, gap uint64) []transfer {
 }
 
 // readGap is the gap that is cheaper to read than to leave out, sectors.
-const readGap = 16 << 10 / blockdev.SectorSize
+const readGap = 0 << 10 / blockdev.SectorSize
 
 // read reads all slots, those that are near to each other in one go.
 func (b *batch) read(ctx context.Context) error {
