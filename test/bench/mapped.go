@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 	"unsafe"
@@ -48,7 +49,7 @@ func attach(ctx context.Context, bowline, image string) (_ *mapped, err error) {
 			err = errors.Join(fmt.Errorf("attaching %s: %w", image, err), os.RemoveAll(dir))
 		}
 	}()
-	m.cmd = exec.Command(bowline, "device", "--run-dir", dir, "attach", image)
+	m.cmd = exec.Command(bowline, "device", "--run-dir", dir, "attach", "--block-size", strconv.Itoa(blockSize), image)
 	m.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGTERM}
 	m.cmd.Stderr = m.said
 	out, err := m.cmd.StdoutPipe()
