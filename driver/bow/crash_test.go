@@ -158,16 +158,27 @@ func (r *crashRun) check(state memdev.State, dev *memdev.Device) {
 // looks whether the checkpoint can be restored, or the commit has all that was
 // flushed.
 func TestCrash(t *testing.T) {
-	limit, steps := 40, 12
-	if testing.Short() {
-		limit = 8
-	}
 	total := 0
-	for _, c := range []struct{ bs, unit int }{{512, 512}, {1024, 512}, {4096, 512}, {4096, 4096}} {
-		for _, seed := range []uint64{1, 2, 3, rand.Uint64()} {
-			t.Run(fmt.Sprintf("%d/%d/seed=%d", c.bs, c.unit, seed), func(t *testing.T) {
-				r := newCrashRun(t, seed, c.bs, 32, c.unit, steps)
-				for state, dev := range r.history.Explore(seed, limit) {
+	for _, c := range []struct {
+		bs, unit, blocks, steps int
+		limit                   int // states for each cut
+	}{
+		{512, 512, 32, 12, 40},
+		{1024, 512, 32, 12, 40},
+		{4096, 512, 32, 12, 40},
+		{4096, 4096, 32, 12, 40},
+		// Log blocks that are more than their first sector, and become full.
+		{512, 512, 256, 120, 6},
+		{1024, 512, 256, 120, 6},
+		{4096, 512, 256, 120, 6},
+	} {
+		if testing.Short() {
+			c.limit = max(c.limit/8, 3)
+		}
+		for _, seed := range []uint64{1, 2, rand.Uint64()} {
+			t.Run(fmt.Sprintf("%d/%d/%d/seed=%d", c.bs, c.unit, c.blocks, seed), func(t *testing.T) {
+				r := newCrashRun(t, seed, c.bs, c.blocks, c.unit, c.steps)
+				for state, dev := range r.history.Explore(seed, c.limit) {
 					r.check(state, dev)
 					total++
 				}
