@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -47,6 +48,9 @@ func (o *deviceOptions) detachCommand() *cobra.Command {
 		Args:  usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			a, err := find(cmd.Context(), o.runDir, args[0])
+			if errors.Is(err, errNotAttached) {
+				return o.detachDead(cmd, args[0], err)
+			}
 			if err != nil {
 				return err
 			}
@@ -61,6 +65,23 @@ func (o *deviceOptions) detachCommand() *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// detachDead removes what a process that has died left of target, or returns
+// notAttached if there is no such thing.
+func (o *deviceOptions) detachDead(cmd *cobra.Command, target string, notAttached error) error {
+	e, err := findDead(cmd.Context(), target)
+	if err != nil {
+		return err
+	}
+	if e == nil {
+		return notAttached
+	}
+	if err := removeDead(cmd.Context(), o.runDir, e); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s, whose process had died, is removed\n", e.Path)
+	return nil
 }
 
 func (o *deviceOptions) checkpointCommand() *cobra.Command {

@@ -93,6 +93,11 @@ func find(ctx context.Context, runDir, target string) (*attachment, error) {
 		a.close()
 	}
 	if found == nil {
+		if e, err := findDead(ctx, target); err != nil {
+			return nil, err
+		} else if e != nil {
+			return nil, fmt.Errorf("%s: %w any more: the process that served %s has died; unmount it, then 'bowline device detach %s' removes it", target, errNotAttached, e.Path, target)
+		}
 		return nil, fmt.Errorf("%s: %w: no running 'bowline device attach' has this image, device or mount point", target, errNotAttached)
 	}
 	return found, nil
@@ -132,11 +137,16 @@ func (a *attachment) mountpoint() (string, error) {
 
 // refuseAttached returns an error if path is the backing device of an attached
 // volume, or the mapped device or a mount point of one: work on the bare device
-// needs it detached.
+// needs it detached. What a process that has died left of an earlier attachment is
+// removed if it is not in use.
 func refuseAttached(ctx context.Context, runDir, path string) error {
 	a, err := find(ctx, runDir, path)
 	if errors.Is(err, errNotAttached) {
-		return nil
+		e, err := findDead(ctx, path)
+		if err != nil || e == nil {
+			return err
+		}
+		return removeDead(ctx, runDir, e)
 	}
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -276,4 +277,30 @@ func (o *output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.buf.String()
+}
+
+// peer returns the id of the process that serves the volume.
+func (v *volume) peer() int {
+	v.t.Helper()
+	sockets, err := filepath.Glob(filepath.Join(v.runDir, "*.sock"))
+	if err != nil || len(sockets) != 1 {
+		v.t.Fatalf("sockets: %v %v; want one", sockets, err)
+	}
+	c, err := net.Dial("unix", sockets[0])
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	defer c.Close()
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	var cred *syscall.Ucred
+	cerr := raw.Control(func(fd uintptr) {
+		cred, err = syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+	})
+	if cerr != nil || err != nil {
+		v.t.Fatal(cerr, err)
+	}
+	return int(cred.Pid)
 }
