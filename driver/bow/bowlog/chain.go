@@ -101,7 +101,7 @@ func (p place) Class() rangemap.Class { return 0 }
 // visitor to find out. Nothing is written. Errors wrap ErrCorrupt, ErrNoLog,
 // ErrUnsupported or ErrTorn and name the log block, or are I/O errors.
 //
-// Memory goes with the number of entries: some 50 bytes for each.
+// Memory goes with the number of entries: some 30 bytes for each.
 func Walk(dev blockdev.Device, head *Block, visit func(Step) error) (*Chain, error) {
 	if head.Ext != nil && head.Ext.Phase != PhaseOpen {
 		return nil, fmt.Errorf("%w: no log to read in phase %s", ErrNoLog, head.Ext.Phase)

@@ -134,7 +134,7 @@ func (b *batch) transfers(at side, gap uint64) []transfer {
 }
 
 // readGap is the gap that is cheaper to read than to leave out, sectors.
-const readGap = 0 << 10 / blockdev.SectorSize
+const readGap = 64 << 10 / blockdev.SectorSize
 
 // read reads all slots, those that are near to each other in one go.
 func (b *batch) read(ctx context.Context) error {
@@ -142,7 +142,7 @@ func (b *batch) read(ctx context.Context) error {
 	return inParallel(ctx, b.transfers(byFrom, readGap), func(t transfer, scratch *[]byte) error {
 		if len(t.slots) > 1 {
 			if *scratch == nil {
-				*scratch = blockdev.Buffer(windowSize)
+				*scratch = blockdev.Buffer(int(min(windowSize, b.dev.Size())))
 			}
 			p := (*scratch)[:bytes(t.end-t.start)]
 			if _, err := b.dev.ReadAt(p, bytes(t.start)); err == nil {

@@ -43,7 +43,7 @@ func (p *plan) verify(ctx context.Context, report func(Progress)) error {
 			for {
 				list, one := next()
 				if buf == nil && (one != nil || len(list) > 0) {
-					buf = blockdev.Buffer(windowSize)
+					buf = blockdev.Buffer(int(min(windowSize, p.dev.Size())))
 				}
 				var err error
 				switch {
