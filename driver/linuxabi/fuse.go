@@ -47,10 +47,16 @@ const (
 	FuseFallocate   FuseOpcode = 43
 )
 
-// FuseNotifyResend, in FuseOutHeader.Error of a message with Unique 0, makes
-// the kernel send all requests again that were read and not answered (Linux
-// 6.9).
-const FuseNotifyResend = 7
+// Notifications: FuseOutHeader.Error of a message with Unique 0.
+const (
+	// FuseNotifyRetrieve makes the kernel send a FuseNotifyReply with what it
+	// has cached of a file. The body is a FuseNotifyRetrieveOut.
+	FuseNotifyRetrieve = 5
+
+	// FuseNotifyResend makes the kernel send all requests again that were read
+	// and not answered (Linux 6.9). It has no body.
+	FuseNotifyResend = 7
+)
 
 // Bits of FuseInitIn.Flags and FuseInitOut.Flags.
 const (
@@ -219,4 +225,13 @@ type FuseStatfsOut struct {
 	Namelen uint32
 	Frsize  uint32
 	_       [7]uint32
+}
+
+// FuseNotifyRetrieveOut is the body of FuseNotifyRetrieve.
+type FuseNotifyRetrieveOut struct {
+	NotifyUnique uint64 // comes back as FuseInHeader.Unique
+	NodeID       uint64
+	Offset       uint64
+	Size         uint32
+	_            uint32
 }

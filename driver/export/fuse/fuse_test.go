@@ -147,3 +147,23 @@ func TestMisaligned(t *testing.T) {
 		}
 	}
 }
+
+// TestIdle checks that an export that was busy gives back what that took.
+func TestIdle(t *testing.T) {
+	e := exportTest(t, exporttest.NewDevice(32<<20, 4096), 4096)
+	load := func() {
+		mustRun(t, "fio", "--name=load", "--filename="+e.Path(), "--direct=1", "--ioengine=libaio",
+			"--iodepth=32", "--rw=randrw", "--bs=256k", "--size=32m")
+	}
+	for range 2 {
+		load()
+		deadline := time.Now().Add(10 * time.Second)
+		for e.srv.workers.Load() > 1 {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d workers, %d of them waiting", e.srv.workers.Load(), e.srv.waiting.Load())
+			}
+			time.Sleep(10 * time.Millisecond)
+			e.srv.trim() // The timer would do it later.
+		}
+	}
+}

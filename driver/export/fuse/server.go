@@ -36,7 +36,8 @@ type server struct {
 	waiting atomic.Int32  // of these, in read
 	done    chan struct{} // closed when the last worker has ended
 
-	counts counters
+	counts  counters
+	trimmer trimmer
 
 	ragged struct {
 		sync.Mutex // held across the I/O
@@ -97,12 +98,13 @@ func (s *server) grow() {
 		return
 	}
 	go s.work(m)
+	s.watch()
 }
 
 // work takes requests and answers them, one after the other, until the
 // connection ends. Whenever it takes one and leaves nobody waiting for the next
 // it starts another worker, so there are about as many as the kernel keeps
-// busy.
+// busy; when there has been nothing to do for a while, all but one end.
 func (s *server) work(m *message) {
 	defer s.leave(m)
 
@@ -127,6 +129,13 @@ func (s *server) work(m *message) {
 			// nothing else could be helped.
 			return
 		}
+		if m.isNudge(n) {
+			if left > 0 {
+				return // Others wait.
+			}
+			m.forget()
+			continue
+		}
 		if left == 0 {
 			s.grow()
 		}
@@ -141,6 +150,7 @@ func (s *server) leave(m *message) {
 	if s.workers.Add(-1) > 0 {
 		return
 	}
+	s.stopTrimming()
 	_ = unix.Close(s.fd)
 	if s.ragged.buf != nil {
 		_ = unix.Munmap(s.ragged.buf)

@@ -1,0 +1,105 @@
+package fuse
+
+import (
+	"sync"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bowline-csi/bowline/driver/linuxabi"
+)
+
+// idleTime is how long there must be no request before workers end that are not
+// needed.
+const idleTime = 10 * time.Second
+
+// trimmer ends workers that are not needed any more.
+//
+// A worker waits in a read of /dev/fuse and cannot be told anything there but
+// by a request. So the kernel is asked for a request: to a notification of
+// "retrieve" it answers with what it has cached of the file, which is nothing.
+// Each of these messages wakes one worker.
+type trimmer struct {
+	mu struct {
+		sync.Mutex
+		timer  *time.Timer // nil if there is nothing to end
+		before uint64      // requests when the timer was set
+		closed bool        // the descriptor may not be used any more
+	}
+}
+
+// watch begins to wait for the server to be idle, if that is not so already.
+func (s *server) watch() {
+	t := &s.trimmer
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.mu.closed || t.mu.timer != nil {
+		return
+	}
+	t.mu.before = s.counts.requests()
+	t.mu.timer = time.AfterFunc(idleTime, s.trim)
+}
+
+// trim nudges all workers if there has been no request for idleTime.
+func (s *server) trim() {
+	t := &s.trimmer
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.mu.closed || t.mu.timer == nil {
+		return
+	}
+	waiting := s.waiting.Load()
+	if now := s.counts.requests(); now == t.mu.before {
+		for range waiting {
+			s.nudge()
+		}
+	} else {
+		t.mu.before = now
+	}
+	if waiting == 1 && s.workers.Load() == 1 {
+		t.mu.timer = nil
+		return
+	}
+	t.mu.timer.Reset(idleTime)
+}
+
+// stopTrimming returns when no nudge is under way and none will be.
+func (s *server) stopTrimming() {
+	t := &s.trimmer
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mu.closed = true
+	if t.mu.timer != nil {
+		t.mu.timer.Stop()
+	}
+}
+
+// nudge makes the kernel send a request that means nothing but that a worker
+// that waits should look whether it is needed.
+func (s *server) nudge() {
+	m := struct {
+		header linuxabi.FuseOutHeader
+		body   linuxabi.FuseNotifyRetrieveOut
+	}{
+		header: linuxabi.FuseOutHeader{Error: linuxabi.FuseNotifyRetrieve},
+		body:   linuxabi.FuseNotifyRetrieveOut{NodeID: fileID},
+	}
+	m.header.Len = uint32(unsafe.Sizeof(m))
+	// A worker that is not woken stays until the next time.
+	_, _ = unix.Write(s.fd, unsafe.Slice((*byte)(unsafe.Pointer(&m)), unsafe.Sizeof(m)))
+}
+
+// isNudge tells whether the request of n bytes in m is the answer to a nudge.
+func (m *message) isNudge(n int) bool {
+	h, ok := view[linuxabi.FuseInHeader](m.in()[:n])
+	return ok && h.Opcode == linuxabi.FuseNotifyReply
+}
+
+// forget gives the memory of m back to the system. What it held is lost.
+func (m *message) forget() { _ = unix.Madvise(m.mem, unix.MADV_DONTNEED) }
+
+// requests is the number of requests so far.
+func (c *counters) requests() uint64 {
+	return c.reads.Load() + c.writes.Load() + c.flushes.Load() + c.discards.Load() + c.zeroes.Load()
+}
