@@ -1,11 +1,3 @@
-// Package fuse exports a blockdev.Device as a loop device of the kernel over a
-// file of which this process is the file system.
-//
-//	user of /dev/loopN
-//	loop driver, direct I/O
-//	the only file of a FUSE file system that is mounted nowhere
-//	workers of this process, each with a read of /dev/fuse
-//	blockdev.Device
 package fuse
 
 import (
@@ -198,6 +190,11 @@ func (e *Export) Close(ctx context.Context) error {
 	if err := e.loop.detach(ctx, e.srv.file); err != nil {
 		return fmt.Errorf("close export %s: %w", e.name, err)
 	}
-	<-e.srv.done
-	return nil
+	select {
+	case <-e.srv.done:
+		return nil
+	case <-ctx.Done():
+		// Somebody opened the device just before it went.
+		return fmt.Errorf("close export %s: it ends, but has not yet: %w", e.name, ctx.Err())
+	}
 }

@@ -110,9 +110,13 @@ func (s *server) work(m *message) {
 
 	// The thread writes back what others have dirtied, so it must not wait for
 	// that to happen when it allocates memory. The flag belongs to the thread,
-	// so the goroutine keeps it to itself, and the thread ends with it.
+	// so the goroutine keeps the thread to itself, and it ends with it. Without
+	// the capability for this (CAP_SYS_RESOURCE) the export works, but when
+	// memory is short it may wait for itself.
 	runtime.LockOSThread()
-	setIOFlusher()
+	if err := unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0); err != nil {
+		runtime.UnlockOSThread()
+	}
 
 	var r request
 	for {
@@ -156,11 +160,4 @@ func (s *server) leave(m *message) {
 		_ = unix.Munmap(s.ragged.buf)
 	}
 	close(s.done)
-}
-
-// setIOFlusher marks the calling thread as one that memory reclaim may depend
-// on. Without the capability for it (CAP_SYS_RESOURCE) the export works, but
-// under memory pressure it may wait for itself.
-func setIOFlusher() {
-	_ = unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0)
 }

@@ -1,0 +1,57 @@
+// Package fuse exports a blockdev.Device as a loop device of the kernel, over a
+// file of which this process is the file system. It works on every Linux with
+// FUSE and loop devices.
+//
+//	a file system, or another user, of /dev/loopN
+//	the loop driver, with direct I/O
+//	the only file of a FUSE file system that is mounted nowhere
+//	workers of this process, each in a read of one /dev/fuse
+//	blockdev.Device
+//
+// # What holds what
+//
+// The loop device holds the file, the file its file system, and the file system
+// the connection to the server. The serving process holds nothing but /dev/fuse
+// and the Device. So when the loop device is detached everything goes, and the
+// workers find the connection closed; when the process is killed, /dev/fuse is
+// closed with it, all requests fail, and what is left is a loop device that can
+// be found (List) and detached (Detach). There is no mount point to be left
+// behind, and the loop device is not open in the serving process, whose end
+// would then wait for the writing of dirty pages that only it could do.
+//
+// # Asking oneself
+//
+// A process that waits for its own file system cannot be killed cleanly: see
+// aside, on which everything runs that may wait so. A Device must not do I/O on
+// an export of the same process, and neither should anything else in it.
+//
+// # Discards
+//
+// The loop driver uses the same request for a discard and for a zeroing that may
+// deallocate. See attachLoop for how they are told apart; where they cannot be,
+// both are zeroings (DiscardsAmbiguous). The block size of the loop device must
+// not be changed with LOOP_SET_BLOCK_SIZE afterwards, for that would mix them up
+// again.
+//
+// # Taking over
+//
+// The server has no state of its own: one node, one file handle, attributes that
+// follow from the Device. All workers read from the same descriptor, not from
+// clones of it (FUSE_DEV_IOC_CLONE), although that would save them a lock in the
+// kernel: the requests that were read from a clone fail when it is closed, but
+// those of the connection as a whole can be sent again to a process that still
+// has its descriptor. The kernel is told at the beginning that the server
+// understands requests that are sent again.
+//
+// # Speed
+//
+// All reads and writes of a loop device with direct I/O are asynchronous; each
+// is one request up to a megabyte, and a worker does it inline. What it costs
+// beyond the I/O of the Device is two system calls and two changes of threads.
+//
+// A goroutine that has done a system call needs a processor of the Go scheduler
+// to go on, and those that belong to calls that last are only taken away by a
+// thread that looks now and then. Processes that serve exports should therefore
+// have more of these than the machine has processors (GOMAXPROCS 16 instead of 2
+// doubled the rate at a queue depth of 32).
+package fuse
