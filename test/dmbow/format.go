@@ -96,10 +96,18 @@ func decode(raw []byte, size int64) (*logBlock, error) {
 	return l, nil
 }
 
-// checksum continues crc over data, bit by bit.
+// checksum continues crc over data.
 func checksum(crc uint32, data []byte) uint32 {
 	for _, b := range data {
-		crc ^= uint32(b)
+		crc = crc>>8 ^ shifted[byte(crc)^b]
+	}
+	return crc
+}
+
+// shifted is what becomes of each byte in the register, bit by bit.
+var shifted = func() (table [256]uint32) {
+	for i := range table {
+		crc := uint32(i)
 		for range 8 {
 			low := crc & 1
 			crc >>= 1
@@ -107,6 +115,7 @@ func checksum(crc uint32, data []byte) uint32 {
 				crc ^= 0xEDB88320
 			}
 		}
+		table[i] = crc
 	}
-	return crc
-}
+	return table
+}()

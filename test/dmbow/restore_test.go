@@ -24,7 +24,7 @@ func scenarios(t *testing.T, seeds int, small bool, f func(t *testing.T, s *dmbo
 			for _, refree := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%d/seed=%d/refree=%v", bs, seed, refree), func(t *testing.T) {
 					perLog := (bs - 28) / 24
-					logBlocks, blocks := 6, 24*perLog
+					logBlocks, blocks := 5, max(200, 10*perLog)
 					if small {
 						logBlocks, blocks = 3, max(200, 6*perLog)
 					}
@@ -70,7 +70,7 @@ func TestToolRestoresModel(t *testing.T) {
 }
 
 func TestRestore(t *testing.T) {
-	scenarios(t, 6, false, func(t *testing.T, s *dmbow.Scenario) {
+	scenarios(t, 4, false, func(t *testing.T, s *dmbow.Scenario) {
 		for _, unit := range []int{512, s.BlockSize} {
 			d := newDisk(s.Image, unit)
 			if err := restore.Verify(context.Background(), d, nil); err != nil {
@@ -117,7 +117,7 @@ func TestHalfRestored(t *testing.T) {
 		marks := 0
 		d.written = func(image []byte) {
 			n := d.writes
-			if bowlogGone(image) || s.BlockSize > 1024 && n%23 != 0 && tool.Marks == marks {
+			if bowlogGone(image) || s.BlockSize > 1024 && n%41 != 0 && tool.Marks == marks {
 				return
 			}
 			marks = tool.Marks
@@ -152,7 +152,7 @@ func TestInterrupted(t *testing.T) {
 				t.Fatal(err)
 			}
 			for cut := range whole.writes {
-				if s.BlockSize > 1024 && cut%5 != 0 && cut < whole.writes-6 {
+				if s.BlockSize > 1024 && cut%9 != 0 && cut < whole.writes-6 {
 					continue
 				}
 				d := newDisk(s.Image, unit)
@@ -182,9 +182,9 @@ func TestInterrupted(t *testing.T) {
 // TestHalfRestoredTwice: what the other tool left half-restored, and a restore
 // of ours that was interrupted, can be finished by either.
 func TestHalfRestoredTwice(t *testing.T) {
-	scenarios(t, 3, true, func(t *testing.T, s *dmbow.Scenario) {
+	scenarios(t, 2, true, func(t *testing.T, s *dmbow.Scenario) {
 		rng := rand.New(rand.NewPCG(7, uint64(s.BlockSize)))
-		for range 10 {
+		for range 4 {
 			d := newDisk(s.Image, 512)
 			tool := dmbow.Tool{Dev: d, MaxWrites: rng.IntN(100)}
 			if err := tool.Restore(); err == nil {

@@ -2,6 +2,7 @@ package dmbow
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -249,8 +250,8 @@ func NewScenario(seed uint64, blockSize, blocks, logBlocks int, refree bool) (*S
 	t.Refree = refree
 	random := func(n int) []byte {
 		p := make([]byte, n*blockSize)
-		for i := range p {
-			p[i] = byte(rng.Uint32())
+		for i := 0; i < len(p); i += 8 {
+			binary.LittleEndian.PutUint64(p[i:], rng.Uint64())
 		}
 		return p
 	}
