@@ -163,7 +163,7 @@ func TestShadowsThatDoNotFit(t *testing.T) {
 			b := sampleBlock(bs)
 			b.Ext.Generation = 10
 			put(t, d, b, 0)
-			d.data[110] ^= 1 // in the entry
+			d.data[int(d.data[6])+6] ^= 1 // in the entry
 			test.change(b)
 			put(t, d, b, shadow1)
 			got, err := bowlog.Load(d)
