@@ -39,9 +39,10 @@ const controlPlane = "control-plane"
 // ErrNotRunning is returned by what needs a running cluster.
 var ErrNotRunning = errors.New("no cluster runs for this checkout; start one with 'up'")
 
-// A Cluster is the one cluster of a checkout, running or not.
+// A Cluster is the one cluster of a checkout and a state directory, running or
+// not.
 type Cluster struct {
-	id    string // of the checkout; part of every name that the host sees
+	id    string // part of every name that the host sees
 	dir   string // everything about the running cluster; removed by Down
 	cache artifacts.Cache
 	out   io.Writer
@@ -72,7 +73,8 @@ func New(checkout string, out io.Writer) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256([]byte(checkout))
+	// Both: tests run a cluster of their own beside the developer's.
+	sum := sha256.Sum256([]byte(checkout + "\n" + states))
 	// The base name is for people who look into the directory.
 	base := regexp.MustCompile(`[^A-Za-z0-9_-]`).ReplaceAllString(filepath.Base(checkout), "-")
 	id := "bowline-" + base + "-" + hex.EncodeToString(sum[:4])
