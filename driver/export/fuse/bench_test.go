@@ -16,7 +16,6 @@ import (
 // so it is for -benchtime 1x. The files are made below TMPDIR, which has to be
 // on a file system with direct I/O.
 func BenchmarkAgainstLoop(b *testing.B) {
-	const size = 1 << 30
 	image := filepath.Join(b.TempDir(), "image")
 	if out, err := exec.Command("dd", "if=/dev/zero", "of="+image, "bs=1M", "count=1024", "oflag=direct", "conv=fsync").CombinedOutput(); err != nil {
 		b.Fatalf("dd: %v\n%s", err, out)

@@ -24,8 +24,10 @@ const DefaultBlockSize = 4096
 
 // Options say how a device is exported.
 type Options struct {
-	// Name tells exports apart (List, Detach): 1 to 200 bytes, visible in
-	// /sys/block/loopN/loop/backing_file.
+	// Name tells exports apart (List, Detach): 1 to 200 printable characters
+	// of ASCII but no blanks and slashes. Shown, behind "/bowline:", by
+	// losetup and in /sys/block/loopN/loop/backing_file. That it is unique on
+	// the machine is up to the caller.
 	Name string
 
 	// BlockSize is the logical block size of the block device in bytes: 512,
@@ -41,7 +43,9 @@ type Export struct {
 	loop loopDevice
 }
 
-// New exports dev, which must stay open until the export ends.
+// New exports dev, which must stay open until the export ends (Done). The block
+// device is ready when New returns. New fails with export.ErrInvalid if opts do
+// not fit dev.
 func New(ctx context.Context, dev blockdev.Device, opts Options) (*Export, error) {
 	if opts.BlockSize == 0 {
 		opts.BlockSize = DefaultBlockSize
@@ -59,7 +63,7 @@ func New(ctx context.Context, dev blockdev.Device, opts Options) (*Export, error
 func (o Options) validate(dev blockdev.Device) error {
 	switch {
 	case !validName(o.Name):
-		return fmt.Errorf("export name %q: must be 1 to %d printable bytes without a slash: %w", o.Name, maxName, export.ErrInvalid)
+		return fmt.Errorf("export name %q: must be 1 to %d printable characters of ASCII without blanks and slashes: %w", o.Name, maxName, export.ErrInvalid)
 	case !blockdev.ValidBlockSize(o.BlockSize) || o.BlockSize < dev.BlockSize():
 		return fmt.Errorf("export %s: block size %d for a device with blocks of %d bytes: %w", o.Name, o.BlockSize, dev.BlockSize(), export.ErrInvalid)
 	case dev.Size() < int64(o.BlockSize):

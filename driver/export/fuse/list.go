@@ -59,7 +59,8 @@ func List(ctx context.Context) ([]Info, error) {
 // Detach removes the loop devices of all exports called name, whoever serves
 // them and whether or not they are served at all. It fails with
 // export.ErrNotFound if there is none and with export.ErrBusy if one is in use
-// until ctx is done.
+// until ctx is done. Nothing has changed then, but that one without a server
+// goes by itself when it is not open any more.
 func Detach(ctx context.Context, name string) error {
 	found, err := find()
 	if err != nil {
