@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bowline-csi/bowline/driver/blockdev"
 	"github.com/bowline-csi/bowline/driver/engine"
 	"github.com/bowline-csi/bowline/driver/engine/enginepb"
 	"github.com/spf13/cobra"
@@ -37,6 +38,9 @@ The process serves the device until 'bowline device detach', or until it is
 interrupted and the device is not in use.`,
 		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if blockSize != 0 && !blockdev.ValidBlockSize(int(blockSize)) {
+				return usageError{fmt.Errorf("--block-size %d: it is 512, 1024, 2048 or 4096", blockSize)}
+			}
 			path, err := realPath(args[0])
 			if err != nil {
 				return err
@@ -64,7 +68,11 @@ interrupted and the device is not in use.`,
 				defer ready.Close()
 				s.out = ready
 			}
-			return s.run(cmd.Context())
+			err = s.run(cmd.Context())
+			if err == nil && child {
+				os.Remove(s.logPath()) // of no interest after a good end
+			}
+			return err
 		},
 	}
 	cmd.Flags().BoolVar(&daemon, "daemon", false, "serve in the background")
@@ -139,6 +147,11 @@ func (s *attachServer) run(ctx context.Context) error {
 	return errors.Join(err, server.Close(ctx))
 }
 
+// logPath is what a process in the background writes its messages to.
+func (s *attachServer) logPath() string {
+	return strings.TrimSuffix(s.socket, socketSuffix) + ".log"
+}
+
 // startInBackground runs this command again in a session of its own, and returns
 // when that serves.
 func (s *attachServer) startInBackground(ctx context.Context) error {
@@ -146,7 +159,7 @@ func (s *attachServer) startInBackground(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	logPath := strings.TrimSuffix(s.socket, socketSuffix) + ".log"
+	logPath := s.logPath()
 	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
