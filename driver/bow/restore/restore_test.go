@@ -282,3 +282,53 @@ func TestHostile(t *testing.T) {
 		})
 	}
 }
+
+// TestLiveBlock0Moves: where the live content of block 0 was is not put back,
+// also if a half-restored device has lost the entry of the last move.
+func TestLiveBlock0Moves(t *testing.T) {
+	for _, ext := range []bool{false, true} {
+		for _, lost := range []bool{false, true} {
+			t.Run(fmt.Sprintf("extension=%v/lost=%v", ext, lost), func(t *testing.T) {
+				m := newImage(1024, ext)
+				m.moveLive(40)
+				m.moveLive(41)
+				m.save(4, 45, 1)
+				m.turnOver(46)
+				m.save(5, 47, 1)
+				m.moveLive(42)
+				if lost {
+					m.log.Partial = true
+					m.log.Entries = m.log.Entries[:2]
+					m.writeLog()
+				}
+				d := m.disk()
+				if _, err := restore.Restore(ctx, d, restore.Options{}); err != nil {
+					t.Fatal(err)
+				}
+				m.check(t, d.data)
+				if at := firstFree * 1024; !bytes.Equal(d.data[at:], m.data[at:]) {
+					t.Error("wrote to blocks that were free")
+				}
+			})
+		}
+	}
+}
+
+// TestReusedAndLost: the first home of the live content of block 0 takes a copy
+// later on, and the entry that tells of the move after that is undone and gone.
+func TestReusedAndLost(t *testing.T) {
+	for _, ext := range []bool{false, true} {
+		m := newImage(1024, ext)
+		m.moveLive(40)
+		m.save(4, firstFree, 1)
+		m.moveLive(41)
+		m.log.Partial = true
+		m.log.Entries = m.log.Entries[:3]
+		m.writeLog()
+		d := m.disk()
+		if _, err := restore.Restore(ctx, d, restore.Options{}); err != nil {
+			t.Fatalf("extension=%v: %v", ext, err)
+		}
+		m.check(t, d.data)
+	}
+}
