@@ -49,7 +49,7 @@ check-generated: generate ## fail if generated code is not what its source says
 	@new=$$(git ls-files --others --exclude-standard -- $(GENERATED)); \
 	if [ -n "$$new" ]; then echo "generated, but not in git:"; echo "$$new"; exit 1; fi
 
-bench: build ## measure against a raw loop device: ratios (root, 10 minutes; BENCH=-quick for 3)
+bench: build ## measure against a raw loop device: ratios (root, 4 to 8 minutes; BENCH=-quick for half)
 	@hack/install-packages.sh fio e2fsprogs mount
 	$(GO) run ./test/bench $(BENCH)
 
