@@ -221,11 +221,15 @@ func testKillNode(t *testing.T, c cli) {
 
 	c.run(t, "start-node", "node-2")
 	c.run(t, "status")
+	// Once more, faster than the API server can notice.
+	c.run(t, "kill-node", "node-2")
+	c.run(t, "start-node", "node-2")
+	c.run(t, "exec", "node-2", "true")
 	// The same pod, in a new container, with the same disk.
 	c.until(t, time.Minute, func() error {
-		starts := c.run(t, "exec", "node-2", "cat", "/var/lib/survivor/starts")
-		if starts != "start\nstart\n" {
-			return fmt.Errorf("the pod's file says that it started %q", starts)
+		starts := strings.Count(c.run(t, "exec", "node-2", "cat", "/var/lib/survivor/starts"), "start\n")
+		if starts < 2 {
+			return fmt.Errorf("the pod's file says that it started %d times", starts)
 		}
 		return nil
 	})

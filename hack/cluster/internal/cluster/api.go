@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/bowline-csi/bowline/hack/cluster/internal/machine"
 	"github.com/bowline-csi/bowline/hack/cluster/internal/pki"
 )
 
@@ -78,25 +79,35 @@ func (a *api) get(ctx context.Context, path string, to any) error {
 // ready fails if the API server is not ready to serve.
 func (a *api) ready(ctx context.Context) error { return a.get(ctx, "/readyz", nil) }
 
-// nodeReady fails if the node is not there or not ready, and says why.
-func (a *api) nodeReady(ctx context.Context, name string) error {
+// nodeReady fails if the node is not there or not ready, and says why. What
+// the node said in an earlier life does not count: the API server believes a
+// dead node for a while.
+func (a *api) nodeReady(ctx context.Context, m *machine.Spec) error {
+	boot, err := m.BootID()
+	if err != nil {
+		return err
+	}
 	var node struct {
 		Status struct {
+			NodeInfo   struct{ BootID string }
 			Conditions []struct{ Type, Status, Message string }
 		}
 	}
-	if err := a.get(ctx, "/api/v1/nodes/"+name, &node); err != nil {
+	if err := a.get(ctx, "/api/v1/nodes/"+m.Name, &node); err != nil {
 		return err
+	}
+	if node.Status.NodeInfo.BootID != boot {
+		return fmt.Errorf("%s has not said anything since it was started", m.Name)
 	}
 	for _, c := range node.Status.Conditions {
 		if c.Type == "Ready" && c.Status != "True" {
-			return fmt.Errorf("node %s is not ready: %s", name, c.Message)
+			return fmt.Errorf("%s is not ready: %s", m.Name, c.Message)
 		}
 		if c.Type == "Ready" {
 			return nil
 		}
 	}
-	return fmt.Errorf("node %s has not said yet whether it is ready", name)
+	return fmt.Errorf("%s has not said yet whether it is ready", m.Name)
 }
 
 // defaultAccount fails if pods cannot be created in the default namespace yet.
@@ -104,15 +115,15 @@ func (a *api) defaultAccount(ctx context.Context) error {
 	return a.get(ctx, "/api/v1/namespaces/default/serviceaccounts/default", nil)
 }
 
-// wait calls check until it succeeds or limit is over.
+// wait calls check until it succeeds, says ErrNotRunning, or limit is over.
 func wait(ctx context.Context, limit time.Duration, check func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var last error
 	for {
 		err := check(ctx)
-		if err == nil {
-			return nil
+		if err == nil || errors.Is(err, ErrNotRunning) {
+			return err
 		}
 		if !errors.Is(err, context.DeadlineExceeded) || last == nil {
 			last = err

@@ -51,6 +51,8 @@ func (c *Cluster) StartNode(ctx context.Context, name string) error {
 	return c.startNode(ctx, s, m, i)
 }
 
+// startNode starts the i-th node, which does not run, and returns when it is
+// ready.
 func (c *Cluster) startNode(ctx context.Context, s state, m *machine.Spec, i int) error {
 	if !c.controlPlaneRuns() {
 		return ErrNotRunning
@@ -59,7 +61,14 @@ func (c *Cluster) startNode(ctx context.Context, s state, m *machine.Spec, i int
 	if err := c.boot(ctx, m, i, s.Nodes); err != nil {
 		return err
 	}
-	return c.waitReady(ctx, s)
+	if err := c.waitAPI(ctx, s); err != nil {
+		return err
+	}
+	api, err := c.api(s.Port)
+	if err != nil {
+		return err
+	}
+	return c.waitNode(ctx, api, m.Name)
 }
 
 // Exec returns a command that runs in a machine of the cluster, with the
@@ -96,7 +105,7 @@ func (c *Cluster) Status(ctx context.Context, out io.Writer) error {
 			if i == 0 {
 				err = api.ready(ctx)
 			} else {
-				err = api.nodeReady(ctx, name)
+				err = api.nodeReady(ctx, m)
 			}
 		}
 		condition := "ready"

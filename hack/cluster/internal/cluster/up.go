@@ -43,7 +43,10 @@ func (c *Cluster) Up(ctx context.Context, nodes int) error {
 		if s.Nodes != nodes {
 			return fmt.Errorf("a cluster with %d nodes runs; 'down' removes it", s.Nodes)
 		}
-		return c.startMissing(ctx, s)
+		// It may be dying just now, and be gone in a moment.
+		if err := c.startMissing(ctx, s); !errors.Is(err, ErrNotRunning) {
+			return err
+		}
 	}
 	if err := c.preflight(ctx, nodes); err != nil {
 		return err
@@ -70,8 +73,12 @@ func (c *Cluster) controlPlaneRuns() bool {
 	return err == nil && m.Running()
 }
 
-// startMissing starts the nodes of a running cluster that do not run.
+// startMissing starts the nodes of a running cluster that do not run, and
+// returns when all is ready.
 func (c *Cluster) startMissing(ctx context.Context, s state) error {
+	if err := c.waitAPI(ctx, s); err != nil {
+		return err
+	}
 	for i := 1; i <= s.Nodes; i++ {
 		m, err := machine.Load(c.machineDir(kube.NodeName(i)))
 		if err != nil {
@@ -83,6 +90,9 @@ func (c *Cluster) startMissing(ctx context.Context, s state) error {
 		if err := c.startNode(ctx, s, m, i); err != nil {
 			return err
 		}
+	}
+	if err := c.waitReady(ctx, s); err != nil {
+		return err
 	}
 	c.progress("the cluster runs")
 	c.progress("export KUBECONFIG=%s", c.Kubeconfig())
@@ -96,19 +106,26 @@ func (c *Cluster) parts(ctx context.Context) (p parts, err error) {
 		return p, err
 	}
 	defer unlock()
-	if p.base, err = c.cache.Base(ctx); err != nil {
-		return p, err
-	}
-	if p.root, err = c.cache.NodeRoot(ctx); err != nil {
-		return p, err
-	}
-	if p.pause, err = c.cache.Pause(ctx, kube.PauseImage); err != nil {
-		return p, err
-	}
-	if p.runtime, err = c.cache.Programs(ctx, artifacts.Runtime); err != nil {
-		return p, err
-	}
-	p.kubernetes, err = c.cache.Programs(ctx, artifacts.Kubernetes)
+	// Images wait for the network, programs for the processors.
+	build, ctx := errgroup.WithContext(ctx)
+	build.Go(func() (err error) {
+		if p.base, err = c.cache.Base(ctx); err != nil {
+			return err
+		}
+		if p.root, err = c.cache.NodeRoot(ctx); err != nil {
+			return err
+		}
+		p.pause, err = c.cache.Pause(ctx, kube.PauseImage)
+		return err
+	})
+	build.Go(func() (err error) {
+		if p.runtime, err = c.cache.Programs(ctx, artifacts.Runtime); err != nil {
+			return err
+		}
+		p.kubernetes, err = c.cache.Programs(ctx, artifacts.Kubernetes)
+		return err
+	})
+	err = build.Wait()
 	return p, err
 }
 
@@ -242,25 +259,52 @@ func (c *Cluster) writeAdmin(keys *kube.Keys, port int) error {
 	return keys.WriteKubeconfig(c.Kubeconfig(), serverURL(port), admin)
 }
 
-// waitReady returns when pods can be created and all nodes are ready for them.
-func (c *Cluster) waitReady(ctx context.Context, s state) error {
+// waitAPI returns when the API server is ready; ErrNotRunning if its machine is
+// dead.
+func (c *Cluster) waitAPI(ctx context.Context, s state) error {
 	api, err := c.api(s.Port)
 	if err != nil {
 		return err
 	}
-	if err := wait(ctx, readyLimit, api.ready); err != nil {
+	err = wait(ctx, readyLimit, func(ctx context.Context) error {
+		if !c.controlPlaneRuns() {
+			return ErrNotRunning
+		}
+		return api.ready(ctx)
+	})
+	if err != nil {
 		return fmt.Errorf("waiting for the API server: %w", err)
 	}
-	c.progress("the API server is ready")
+	return nil
+}
+
+// waitReady returns when pods can be created and all nodes are ready for them.
+func (c *Cluster) waitReady(ctx context.Context, s state) error {
+	if err := c.waitAPI(ctx, s); err != nil {
+		return err
+	}
+	api, err := c.api(s.Port)
+	if err != nil {
+		return err
+	}
 	var failed []error
 	for i := 1; i <= s.Nodes; i++ {
-		check := func(ctx context.Context) error { return api.nodeReady(ctx, kube.NodeName(i)) }
-		if err := wait(ctx, readyLimit, check); err != nil {
-			failed = append(failed, fmt.Errorf("waiting for the nodes: %w", err))
-		}
+		failed = append(failed, c.waitNode(ctx, api, kube.NodeName(i)))
 	}
 	if err := wait(ctx, readyLimit, api.defaultAccount); err != nil {
 		failed = append(failed, fmt.Errorf("waiting for the default service account: %w", err))
 	}
 	return errors.Join(failed...)
+}
+
+// waitNode returns when the node is ready.
+func (c *Cluster) waitNode(ctx context.Context, api *api, name string) error {
+	m, err := machine.Load(c.machineDir(name))
+	if err != nil {
+		return err
+	}
+	if err := wait(ctx, readyLimit, func(ctx context.Context) error { return api.nodeReady(ctx, m) }); err != nil {
+		return fmt.Errorf("waiting for a node: %w", err)
+	}
+	return nil
 }

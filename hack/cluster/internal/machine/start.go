@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -151,6 +152,16 @@ func (s *Spec) PID() int {
 	return 0
 }
 
+// BootID is the boot id that the machine's programs see, another one at each
+// start. The machine must run.
+func (s *Spec) BootID() (string, error) {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(s.PID()), "root", bootIDFile))
+	if err != nil {
+		return "", fmt.Errorf("reading the boot id of %s: %w", s.Name, err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
 // Kill cuts the machine's power: all of its processes are killed, its loop
 // devices detached, its cgroup removed. Its disk stays, and Start starts it
 // again. Killing a machine that does not run cleans up after it.
@@ -185,7 +196,7 @@ func (s *Spec) Kill() error {
 
 // Command runs a program of the machine inside the machine, which must run.
 func (s *Spec) Command(ctx context.Context, args ...string) *exec.Cmd {
-	enter := []string{"--target", strconv.Itoa(s.PID()), "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd=/", "--",
+	enter := []string{"--target", strconv.Itoa(s.PID()), "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd", "--",
 		"/usr/bin/env", "-i", "PATH=" + s.Path, "HOME=/root", "TERM=" + os.Getenv("TERM"), "LANG=C.UTF-8"}
 	return exec.CommandContext(ctx, "nsenter", append(enter, args...)...)
 }
