@@ -19,7 +19,9 @@ type backup struct {
 	current   int64    // block with the live content of block 0 if it is in the range, or 0
 	shadows   [2]bool  // which shadows of the log are in the range
 
-	freed  []extent // Free blocks of the range: nothing to save
+	freed  []extent // Free and Stale blocks of the range: nothing to save
+	cut    []extent // Spare blocks of the range: the log must say first that they are not
+	margin []extent // Spare blocks around those, which go out of the reserve with them
 	copies []copyJob
 	dests  []extent // all blocks reserved, in the order of the list of blocks above
 
@@ -65,11 +67,13 @@ func (e *Engine) prepare(start, end int64) (*backup, error) {
 	}
 	b := &backup{}
 	for x := range e.mu.types.Extents(start, end) {
-		switch piece := (extent{x.Start, x.End}); x.Value {
+		switch piece := (extent{start: x.Start, end: x.End}); x.Value {
 		case Unchanged:
 			b.originals = append(b.originals, piece)
-		case Free:
+		case Free, Stale:
 			b.freed = append(b.freed, piece)
+		case Spare:
+			b.cut = append(b.cut, piece)
 		case Backup:
 			b.moves = append(b.moves, piece)
 		case Sector0Current:
@@ -78,16 +82,45 @@ func (e *Engine) prepare(start, end int64) (*backup, error) {
 	}
 	b.moves = e.cutShadowsLocked(b.moves, b)
 
+	before := e.typesOfLocked(b.freed)
 	e.setAllLocked(b.freed, Written)
+	e.setAllLocked(b.cut, Written)
 	if err := e.reserveForLocked(b); err != nil {
-		e.setAllLocked(b.freed, Free)
+		for i, x := range b.freed {
+			e.mu.types.Set(x.start, x.end, before[i])
+		}
+		e.setAllLocked(b.cut, Spare)
 		e.outOfSpace.Add(1)
 		return nil, err
 	}
-	if len(b.dests) == 0 {
+	if len(b.cut) > 0 {
+		e.cutReserveLocked(b)
+	}
+	if len(b.dests) == 0 && len(b.cut) == 0 {
 		return nil, nil
 	}
 	return b, nil
+}
+
+// cutMargin is how far around a write into the reserve the reserve ends, bytes: who
+// writes there will go on there, and each cut costs a write of the log.
+const cutMargin = 8 << 20
+
+// cutReserveLocked takes what is around b.cut out of the reserve as well.
+func (e *Engine) cutReserveLocked(b *backup) {
+	margin := cutMargin / e.blockSize
+	start := max(b.cut[0].start-margin, 0)
+	end := min(b.cut[len(b.cut)-1].end+margin, e.mu.types.Size())
+	b.margin = e.extentsLocked(start, end, Spare)
+	e.setAllLocked(b.margin, Reserved)
+}
+
+func (e *Engine) typesOfLocked(list []extent) []Type {
+	types := make([]Type, len(list))
+	for i, x := range list {
+		types[i] = e.mu.types.Get(x.start).Value
+	}
+	return types
 }
 
 func (e *Engine) reservedInLocked(start, end int64) bool {
@@ -108,10 +141,10 @@ func (e *Engine) cutShadowsLocked(moves []extent, b *backup) []extent {
 			b.shadows[i] = true
 			cut := append([]extent(nil), moves[:j]...)
 			if x.start < s {
-				cut = append(cut, extent{x.start, s})
+				cut = append(cut, extent{start: x.start, end: s})
 			}
 			if s+1 < x.end {
-				cut = append(cut, extent{s + 1, x.end})
+				cut = append(cut, extent{start: s + 1, end: x.end})
 			}
 			moves = append(cut, moves[j+1:]...)
 			break
@@ -137,7 +170,7 @@ func (e *Engine) reserveForLocked(b *backup) error {
 			single++
 		}
 	}
-	if e.mu.types.Total(Free.Class()) < copied+single {
+	if e.availableLocked() < copied+single {
 		return ErrNoSpace
 	}
 	b.dests, _ = e.reserveLocked(nil, copied)
@@ -152,8 +185,8 @@ func (e *Engine) reserveForLocked(b *backup) error {
 	if b.current != 0 {
 		b.newCurrent = one()
 		b.copies = append(b.copies, copyJob{
-			from: extent{b.current, b.current + 1},
-			to:   extent{b.newCurrent, b.newCurrent + 1},
+			from: extent{start: b.current, end: b.current + 1},
+			to:   extent{start: b.newCurrent, end: b.newCurrent + 1},
 		})
 	}
 	for i, s := range b.shadows {
@@ -177,8 +210,8 @@ func (b *backup) pairUp() {
 				}
 				n := min(from.len(), rest.len())
 				b.copies = append(b.copies, copyJob{
-					from:     extent{from.start, from.start + n},
-					to:       extent{rest.start, rest.start + n},
+					from:     extent{start: from.start, end: from.start + n},
+					to:       extent{start: rest.start, end: rest.start + n},
 					checksum: true,
 				})
 				from.start += n
@@ -195,7 +228,7 @@ func (e *Engine) save(b *backup) error {
 	for _, c := range b.copies {
 		entry, err := e.copyBlocks(c)
 		if err != nil {
-			e.settleReserved(b.dests, Free)
+			e.undo(b)
 			return err
 		}
 		req.entries = append(req.entries, entry)
@@ -203,7 +236,7 @@ func (e *Engine) save(b *backup) error {
 	written, err := e.log.append(&req)
 	if !written {
 		// No log names the copies.
-		e.settleReserved(b.dests, Free)
+		e.undo(b)
 		return err
 	}
 
@@ -214,9 +247,14 @@ func (e *Engine) save(b *backup) error {
 	// If the log write failed, it may have reached the disk all the same. So
 	// its copies stay and what it moved is where it says; but what is to be
 	// overwritten must be kept as it is.
+	// And what it took out of the reserve may still be in there.
 	done, gone := Changed, Written
 	if err != nil {
 		done, gone = Unchanged, Backup
+		e.setAllLocked(b.cut, Spare)
+		e.setAllLocked(b.margin, Spare)
+	} else {
+		e.setAllLocked(b.margin, Free)
 	}
 	e.setAllLocked(b.originals, done)
 	e.setAllLocked(b.moves, gone)
@@ -239,11 +277,13 @@ func (e *Engine) save(b *backup) error {
 	return err
 }
 
-// settleReserved turns reserved blocks into type t and wakes who waits for that.
-func (e *Engine) settleReserved(list []extent, t Type) {
+// undo makes what prepare did undone, when no log names it.
+func (e *Engine) undo(b *backup) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.setAllLocked(list, t)
+	e.giveBackLocked(b.dests)
+	e.setAllLocked(b.cut, Spare)
+	e.setAllLocked(b.margin, Spare)
 	e.mu.reserved.Broadcast()
 }
 

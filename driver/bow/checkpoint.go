@@ -53,20 +53,29 @@ func writtenToUnchanged(t Type) Type {
 
 // MarkFree says that the file system does not use [off, off+length), bytes, or
 // did not at some moment after StartTrim. Only whole blocks inside of the range
-// count, and of these only what has not been written since StartTrim. It fails
-// with ErrState without StartTrim.
+// count, and of these only what has not been written since StartTrim.
+//
+// With a checkpoint open it counts for what was free at the checkpoint already;
+// that is of use after the checkpoint was resumed, and the moment is one after
+// that. Otherwise it fails with ErrState without StartTrim.
 func (e *Engine) MarkFree(off, length int64) error {
 	if err := blockdev.CheckRange(off, length, e.dev.Size(), 1); err != nil {
 		return err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.mu.scanning {
+	from := Unchanged
+	if e.mu.shown == Checkpoint {
+		from = Stale
+	} else if !e.mu.scanning {
 		return fmt.Errorf("free space reported without asking for it: %w", ErrState)
 	}
 	start := max((off+e.blockSize-1)/e.blockSize, 1)
 	end := min((off+length)/e.blockSize, e.mu.types.Size())
-	e.setAllLocked(e.extentsLocked(start, end, Unchanged), Free)
+	if start >= end {
+		return nil
+	}
+	e.setAllLocked(e.extentsLocked(start, end, from), Free)
 	return nil
 }
 
@@ -88,108 +97,159 @@ func (e *Engine) Checkpoint(ctx context.Context) error {
 	if e.state != Trim {
 		return fmt.Errorf("opening a checkpoint in state %s: %w", e.state, ErrState)
 	}
-	places, err := e.reserveMetadata()
+	c, err := e.planCheckpoint()
 	if err != nil {
 		return fmt.Errorf("opening a checkpoint: %w", err)
 	}
-	current, original, shadows := places[0], places[1], places[2:]
-
-	b := &bowlog.Block{
-		BlockSize: int(e.blockSize),
-		Sector0:   e.sector(current),
-		Ext: &bowlog.Extension{
-			Shadows:    [2]uint64{e.sector(shadows[0]), e.sector(shadows[1])},
-			Opened:     time.Now(),
-			Generation: 1,
-			DeviceSize: e.dev.Size(),
-		},
-	}
-	rand.Read(b.Ext.Checkpoint[:])
-	if err := e.takeBlock0(b, current, original); err != nil {
+	err = e.takeBlock0(c)
+	if err != nil && !c.taken {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.giveBackLocked(c.places)
+		e.setAllLocked(e.extentsLocked(0, e.mu.types.Size(), Spare), Free)
 		return fmt.Errorf("opening a checkpoint: %w", err)
+	}
+	e.enterCheckpoint(c, err != nil)
+	if err != nil {
+		return fmt.Errorf("opening a checkpoint, which cannot be undone either: %w", err)
 	}
 	return nil
 }
 
-// reserveMetadata reserves the four blocks that a checkpoint needs from the
-// beginning.
-func (e *Engine) reserveMetadata() ([4]int64, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var places [4]int64
-	e.resetPlacementLocked()
-	if e.mu.types.Total(Free.Class()) < int64(len(places)) {
-		return places, ErrNoSpace
-	}
-	for i := range places {
-		x, _ := e.takeLocked(1)
-		places[i] = x.start
-	}
-	return places, nil
+// newCheckpoint is a checkpoint that is being opened.
+type newCheckpoint struct {
+	block    *bowlog.Block
+	freeMap  *bowlog.FreeMap
+	places   []extent // all blocks that it needs
+	current  int64    // for the live content of block 0
+	original int64    // for the copy of block 0
+	mapAt    []int64  // for the free map
+	taken    bool     // block 0 is the log's
 }
 
-// takeBlock0 copies block 0 to current and original, puts the log b in its place,
-// and enters Checkpoint.
-func (e *Engine) takeBlock0(b *bowlog.Block, current, original int64) error {
-	giveUp := func(err error) error {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		e.setAllLocked(e.extentsLocked(0, e.mu.types.Size(), Reserved), Free)
-		return err
+// planCheckpoint decides where everything goes that a checkpoint needs from the
+// beginning, and reserves that.
+func (e *Engine) planCheckpoint() (*newCheckpoint, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ext := &bowlog.Extension{Opened: time.Now(), Generation: 1, DeviceSize: e.dev.Size()}
+	rand.Read(ext.Checkpoint[:])
+	c := &newCheckpoint{
+		block:   &bowlog.Block{BlockSize: int(e.blockSize), Ext: ext},
+		freeMap: &bowlog.FreeMap{BlockSize: int(e.blockSize), Checkpoint: ext.Checkpoint},
 	}
+	for x, ok := e.mu.types.Next(0, Free.Class()); ok; x, ok = e.mu.types.Next(x.End, Free.Class()) {
+		c.freeMap.Add(x.Start, x.End)
+	}
+	e.resetPlacementLocked()
+	var err error
+	if c.places, err = e.reserveLocked(nil, int64(4+c.freeMap.Len())); err != nil {
+		return nil, err
+	}
+	var blocks []int64
+	for _, x := range c.places {
+		for b := x.start; b < x.end; b++ {
+			blocks = append(blocks, b)
+		}
+	}
+	c.current, c.original, c.mapAt = blocks[0], blocks[1], blocks[4:]
+	c.block.Sector0 = e.sector(c.current)
+	ext.Shadows = [2]uint64{e.sector(blocks[2]), e.sector(blocks[3])}
+	ext.FreeMap = e.sector(c.mapAt[0])
+	e.chooseReserveLocked()
+	ext.Reserve = e.reserveRunsLocked()
+	return c, nil
+}
+
+// takeBlock0 writes what a checkpoint needs, and at last its log to block 0. If
+// it fails, block 0 is as it was, unless c.taken is set.
+func (e *Engine) takeBlock0(c *newCheckpoint) error {
+	b := c.block
 	buf := blockdev.Buffer(b.BlockSize)
 	if _, err := e.dev.ReadAt(buf, 0); err != nil {
-		return giveUp(fmt.Errorf("reading block 0: %w", err))
+		return fmt.Errorf("reading block 0: %w", err)
 	}
 	b.Entries = []bowlog.Entry{{
-		Dest:     e.sector(original),
+		Dest:     e.sector(c.original),
 		Size:     uint32(b.BlockSize),
 		Checksum: bowlog.Checksum(0, buf),
 	}}
-	for _, at := range []int64{current, original} {
+	for _, at := range []int64{c.current, c.original} {
 		if _, err := e.dev.WriteAt(buf, at*e.blockSize); err != nil {
-			return giveUp(fmt.Errorf("copying block 0: %w", err))
+			return fmt.Errorf("copying block 0: %w", err)
 		}
+	}
+	if err := e.writeFreeMap(c); err != nil {
+		return err
 	}
 	if err := writeShadow(e.dev, b); err != nil {
-		return giveUp(err)
+		return err
 	}
 	if err := e.dev.Flush(); err != nil {
-		return giveUp(fmt.Errorf("flushing the copies of block 0: %w", err))
+		return fmt.Errorf("flushing the copies of block 0: %w", err)
 	}
 	err := bowlog.Take(e.dev, b)
-	if err != nil {
-		if bowlog.GiveBack(e.dev, b, b.Sector0) == nil {
-			return giveUp(err)
-		}
-	}
+	c.taken = err == nil || bowlog.GiveBack(e.dev, b, b.Sector0) != nil
+	return err
+}
 
-	e.log.block = b
-	e.log.unsettled.Store(err != nil)
-	e.log.sequence.Store(0)
-	e.log.batches.Store(0)
-	e.outOfSpace.Store(0)
+// writeFreeMap writes the free map, neighbouring blocks of it at once.
+func (e *Engine) writeFreeMap(c *newCheckpoint) error {
+	for i := 0; i < len(c.mapAt); {
+		n := 1
+		for i+n < len(c.mapAt) && c.mapAt[i+n] == c.mapAt[i]+int64(n) && int64(n+1)*e.blockSize <= maxCopy {
+			n++
+		}
+		buf := blockdev.Buffer(n * int(e.blockSize))
+		for k := range n {
+			next := uint64(0)
+			if i+k+1 < len(c.mapAt) {
+				next = e.sector(c.mapAt[i+k+1])
+			}
+			c.freeMap.Marshal(buf[k*int(e.blockSize):(k+1)*int(e.blockSize)], i+k, next)
+		}
+		if _, err := e.dev.WriteAt(buf, c.mapAt[i]*e.blockSize); err != nil {
+			return fmt.Errorf("writing the map of free space: %w", err)
+		}
+		i += n
+	}
+	return nil
+}
+
+// enterCheckpoint changes the state, after block 0 was taken or, if unsettled is
+// set, is in an unknown state.
+func (e *Engine) enterCheckpoint(c *newCheckpoint, unsettled bool) {
+	e.startLog(c.block, unsettled)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.mu.types.Replace(func(t Type) Type {
-		switch t {
-		case Written:
-			return Unchanged
-		case Reserved:
-			return Backup
-		}
-		return t
-	})
+	e.setAllLocked(c.places, Backup)
+	e.mu.types.Replace(writtenToUnchanged)
+	e.enterCheckpointLocked(c.block)
+}
+
+// startLog makes b the log block in force.
+func (e *Engine) startLog(b *bowlog.Block, unsettled bool) {
+	e.log.block = b
+	e.log.unsettled.Store(unsettled)
+	e.log.sequence.Store(b.Sequence)
+	e.log.batches.Store(0)
+	e.outOfSpace.Store(0)
+}
+
+// enterCheckpointLocked makes block 0, its live content and the shadows what the
+// log block b says, and changes the state.
+func (e *Engine) enterCheckpointLocked(b *bowlog.Block) {
+	block := func(sector uint64) int64 { return int64(sector) / (e.blockSize / blockdev.SectorSize) }
+	e.mu.sector0 = block(b.Sector0)
 	e.mu.types.Set(0, 1, Sector0)
-	e.mu.types.Set(current, current+1, Sector0Current)
-	e.mu.sector0 = current
+	e.mu.types.Set(e.mu.sector0, e.mu.sector0+1, Sector0Current)
 	for i, s := range b.Ext.Shadows {
-		e.mu.shadows[i] = int64(s) / (e.blockSize / blockdev.SectorSize)
+		e.mu.shadows[i] = block(s)
+		e.mu.types.Set(e.mu.shadows[i], e.mu.shadows[i]+1, Backup)
 	}
 	e.mu.scanning = false
 	e.mu.opened, e.mu.id, e.mu.moved = b.Ext.Opened, b.Ext.Checkpoint, 0
 	e.setStateLocked(Checkpoint)
-	return err
 }
 
 // Commit ends the checkpoint and keeps the current content. It fails with
@@ -218,7 +278,7 @@ func (e *Engine) Commit() error {
 	defer e.mu.Unlock()
 	e.mu.types.Replace(func(t Type) Type {
 		switch t {
-		case Free, Backup, Sector0Current:
+		case Free, Spare, Backup, Sector0Current:
 			return Free
 		}
 		return Unchanged

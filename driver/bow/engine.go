@@ -22,8 +22,9 @@ var (
 	// ErrState says that an operation does not fit the state of the engine.
 	ErrState = errors.New("not possible in this state")
 
-	// ErrCheckpointOpen says that the device has an open checkpoint, left by
-	// an earlier engine, which is to be restored or rolled forward first.
+	// ErrCheckpointOpen says that the device has an open checkpoint that the
+	// engine cannot carry on with: it is to be restored or rolled forward
+	// first.
 	ErrCheckpointOpen = errors.New("the device has an open checkpoint")
 )
 
@@ -67,21 +68,26 @@ type Engine struct {
 }
 
 // extent is a range of blocks, [start, end).
-type extent struct{ start, end int64 }
+type extent struct {
+	start, end int64
+	spare      bool // of reserved blocks: they were Spare and not Free
+}
 
 func (x extent) len() int64 { return x.end - x.start }
 
-// Open makes an engine of dev with blocks of blockSize bytes, in state Trim. The
-// engine owns dev from then on and closes it; not so if Open fails.
+// Open makes an engine of dev with blocks of blockSize bytes. The engine owns dev
+// from then on and closes it; not so if Open fails. It is in state Trim, or in
+// Checkpoint if dev has an open checkpoint: then it carries on with that.
 //
 // blockSize is what the engine announces to its user, so that every request is
 // in whole blocks: 512, 1024, 2048 or 4096, not less than that of dev. A tail of
 // dev that is not a whole block is left alone.
 //
 // If a crash interrupted the beginning or the end of a checkpoint, that is
-// finished first. If dev has an open checkpoint, Open changes nothing and
-// returns ErrCheckpointOpen; if it has a log that is damaged or of an unknown
-// format, an error that wraps that of package bowlog.
+// finished first. With an open checkpoint that it cannot carry on with, Open
+// changes nothing and returns ErrCheckpointOpen: one that dm-bow made, one that is
+// half-restored or to be rolled back, or one with other blocks. If dev has a log
+// that is damaged or of an unknown format, the error wraps that of package bowlog.
 func Open(dev blockdev.Device, blockSize int) (*Engine, error) {
 	size := dev.Size() &^ int64(blockSize-1)
 	switch {
@@ -95,12 +101,8 @@ func Open(dev blockdev.Device, blockSize int) (*Engine, error) {
 	if _, err := bowlog.Recover(dev); err != nil {
 		return nil, fmt.Errorf("looking for a log: %w", err)
 	}
-	switch b, err := bowlog.Load(dev); {
-	case err == nil && b.Ext != nil:
-		return nil, fmt.Errorf("%w, %s of %s", ErrCheckpointOpen, b.Ext.Checkpoint, b.Ext.Opened.Format(time.RFC3339))
-	case err == nil:
-		return nil, ErrCheckpointOpen
-	case !errors.Is(err, bowlog.ErrNoLog):
+	log, err := bowlog.Load(dev)
+	if err != nil && !errors.Is(err, bowlog.ErrNoLog) {
 		return nil, fmt.Errorf("looking for a log: %w", err)
 	}
 	e := &Engine{dev: dev, blockSize: int64(blockSize)}
@@ -109,6 +111,11 @@ func Open(dev blockdev.Device, blockSize int) (*Engine, error) {
 	e.mu.reserved = sync.NewCond(&e.mu)
 	e.resetPlacementLocked()
 	e.log.engine = e
+	if log != nil {
+		if err := e.resume(log); err != nil {
+			return nil, fmt.Errorf("carrying on with a checkpoint: %w", err)
+		}
+	}
 	return e, nil
 }
 

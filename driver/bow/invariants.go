@@ -3,6 +3,8 @@ package bow
 import (
 	"errors"
 	"fmt"
+
+	"github.com/bowline-csi/bowline/driver/blockdev"
 )
 
 // Check tells which invariants of the package comment do not hold. It is for
@@ -44,7 +46,7 @@ func (e *Engine) Check() error {
 		wrong("state is %s, shown is %s", e.state, e.mu.shown)
 	}
 	if zero := e.mu.types.Get(0).Value; e.state != Checkpoint {
-		for _, t := range []Type{Changed, Backup, Sector0, Sector0Current} {
+		for _, t := range []Type{Changed, Backup, Sector0, Sector0Current, Spare, Stale} {
 			if totals[t] != 0 {
 				wrong("%d blocks are %s in state %s", totals[t], t, e.state)
 			}
@@ -56,6 +58,7 @@ func (e *Engine) Check() error {
 	} else if zero != Sector0 {
 		wrong("block 0 is %s", zero)
 	}
+	perBlock := e.blockSize / blockdev.SectorSize
 	if totals[Sector0] != 1 || totals[Sector0Current] != 1 {
 		wrong("%d blocks are %s, %d are %s", totals[Sector0], Sector0, totals[Sector0Current], Sector0Current)
 	}
@@ -64,6 +67,16 @@ func (e *Engine) Check() error {
 	}
 	if got, want := e.log.block.Sector0, e.sector(e.mu.sector0); got != want {
 		wrong("the log has block 0 at sector %d, the engine at %d", got, want)
+	}
+	// Who writes to a block that the log on disk has in its reserve must have
+	// to ask the log first.
+	for _, r := range e.log.block.Ext.Reserve {
+		start, n := int64(r.Start)/perBlock, int64(r.Sectors)/perBlock
+		for x := range e.mu.types.Extents(start, start+n) {
+			if x.Value != Spare && x.Value != Backup {
+				wrong("blocks [%d, %d) of the reserve are %s", x.Start, x.End, x.Value)
+			}
+		}
 	}
 	for i, s := range e.mu.shadows {
 		if t := e.mu.types.Get(s).Value; t != Backup {

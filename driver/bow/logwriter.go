@@ -117,23 +117,42 @@ func (w *logWriter) write(batch []*logRequest) {
 	if len(added) == 0 {
 		return
 	}
+	w.engine.mu.Lock()
+	next.Ext.Reserve = w.engine.reserveRunsLocked()
+	w.engine.mu.Unlock()
 	written, err := w.put(next, full)
-	at := make([]extent, 0, len(full))
-	for _, f := range full {
-		at = append(at, f.at)
-	}
 	if written {
-		w.engine.settleReserved(at, Backup)
+		w.engine.keep(full)
 		w.block = next
 		w.sequence.Store(next.Sequence)
 		w.unsettled.Store(err != nil)
 		w.batches.Add(1)
 	} else {
-		w.engine.settleReserved(at, Free)
+		for _, f := range full {
+			w.engine.giveBack(f.at)
+		}
 	}
 	for _, req := range added {
 		req.written, req.err = written, err
 	}
+}
+
+// giveBack makes one reserved extent free again.
+func (e *Engine) giveBack(at extent) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.giveBackLocked([]extent{at})
+	e.mu.reserved.Broadcast()
+}
+
+// keep makes the places of full log blocks Backup.
+func (e *Engine) keep(full []fullBlock) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, f := range full {
+		e.mu.types.Set(f.at.start, f.at.end, Backup)
+	}
+	e.mu.reserved.Broadcast()
 }
 
 // put writes the log block next, and the full ones before it. It tells whether
@@ -185,7 +204,7 @@ func (w *logWriter) add(b *bowlog.Block, req *logRequest) ([]fullBlock, error) {
 			f, err := w.turnOver(b)
 			if err != nil {
 				for _, f := range full {
-					w.engine.settleReserved([]extent{f.at}, Free)
+					w.engine.giveBack(f.at)
 				}
 				*b = before
 				return nil, err
@@ -216,7 +235,7 @@ func (w *logWriter) turnOver(b *bowlog.Block) (fullBlock, error) {
 	}
 	buf := blockdev.Buffer(b.BlockSize)
 	if err := b.Marshal(buf); err != nil {
-		e.settleReserved([]extent{at}, Free)
+		e.giveBack(at)
 		return fullBlock{}, err
 	}
 	b.Sequence++

@@ -89,17 +89,20 @@ func (m *model) fill(start, end int) bool {
 	return true
 }
 
-func (m *model) zero(start, end int) {
+// zero zeroes blocks [start, end). It tells whether there was space for the
+// backups.
+func (m *model) zero(start, end int) bool {
 	m.t.Helper()
 	err := m.engine.WriteZeroes(int64(start*m.bs), int64((end-start)*m.bs))
 	m.note("zero [%d, %d): %v", start, end, err)
 	if errors.Is(err, bow.ErrNoSpace) {
-		return
+		return false
 	}
 	if err != nil {
 		m.fatal("zero [%d, %d): %v", start, end, err)
 	}
 	m.set(start, end, make([]byte, (end-start)*m.bs))
+	return true
 }
 
 func (m *model) set(start, end int, p []byte) {
@@ -182,6 +185,13 @@ func (m *model) someRange() (start, end int) {
 		n = 1 + m.rng.IntN(m.blocks/3)
 	}
 	return start, min(start+n, m.blocks)
+}
+
+func (m *model) checkInvariants() {
+	m.t.Helper()
+	if err := m.engine.Check(); err != nil {
+		m.fatal("invariants: %v", err)
+	}
 }
 
 // check compares what is read with what should be.
@@ -295,9 +305,7 @@ func TestModel(t *testing.T) {
 						m := newModel(t, seed, bs, blocks, unit)
 						for i := range steps {
 							m.step()
-							if err := m.engine.Check(); err != nil {
-								m.fatal("invariants: %v", err)
-							}
+							m.checkInvariants()
 							if blocks < 100 || i%10 == 0 {
 								m.check()
 							}

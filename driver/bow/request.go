@@ -93,7 +93,9 @@ func (e *Engine) Discard(off, length int64) error {
 		defer e.unlock(l)
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		e.setAllLocked(e.extentsLocked(start, end, Written), Free)
+		for _, t := range []Type{Written, Stale} {
+			e.setAllLocked(e.extentsLocked(start, end, t), Free)
+		}
 		return nil
 	}
 	e.mu.Lock()
@@ -139,7 +141,7 @@ func (e *Engine) extentsLocked(start, end int64, t Type) []extent {
 	var list []extent
 	for x := range e.mu.types.Extents(start, end) {
 		if x.Value == t {
-			list = append(list, extent{x.Start, x.End})
+			list = append(list, extent{start: x.Start, end: x.End})
 		}
 	}
 	return list

@@ -1,5 +1,12 @@
 package bow
 
+import (
+	"cmp"
+	"slices"
+
+	"github.com/bowline-csi/bowline/driver/bow/bowlog"
+)
+
 // windowSize is the length in bytes of the stretch of free space that backups
 // fill before the next one is looked for.
 const windowSize = 4 << 20
@@ -12,6 +19,8 @@ const windowSize = 4 << 20
 // merge. What the file system takes in the meantime is skipped; what a discard
 // freed behind the window is found when the search starts again from the end.
 //
+// The reserve is for after a crash, so it is taken last.
+//
 // All fields are guarded by Engine.mu; positions are blocks.
 type placement struct {
 	next, end int64 // what is left of the window
@@ -22,16 +31,35 @@ func (e *Engine) resetPlacementLocked() {
 	e.mu.place = placement{floor: e.mu.types.Size()}
 }
 
+// reserveShare and maxReserve limit the reserve: a part of the free space, and
+// bytes. It must take what mounting writes after a crash, the replay of a journal
+// above all.
+const (
+	reserveShare = 4
+	maxReserve   = 256 << 20
+)
+
+// availableLocked is the number of blocks that backups can use.
+func (e *Engine) availableLocked() int64 {
+	return e.mu.types.Total(Free.Class()) + e.mu.types.Total(Spare.Class())
+}
+
 // takeLocked makes up to n free blocks in a row Reserved and returns them, or
 // nothing if no block is free.
 func (e *Engine) takeLocked(n int64) (extent, bool) {
 	types, p := e.mu.types, &e.mu.place
 	if types.Total(Free.Class()) == 0 {
-		return extent{}, false
+		x, ok := types.Next(0, Spare.Class())
+		if !ok {
+			return extent{}, false
+		}
+		got := extent{x.Start, min(x.End, x.Start+n), true}
+		types.Set(got.start, got.end, Reserved)
+		return got, true
 	}
 	for {
 		if x, ok := types.Next(p.next, Free.Class()); ok && x.Start < p.end {
-			got := extent{x.Start, min(x.End, p.end, x.Start+n)}
+			got := extent{x.Start, min(x.End, p.end, x.Start+n), false}
 			p.next = got.end
 			types.Set(got.start, got.end, Reserved)
 			return got, true
@@ -50,7 +78,7 @@ func (e *Engine) takeLocked(n int64) (extent, bool) {
 // reserveLocked appends n free blocks to to, in as many extents as it takes, and
 // makes them Reserved; or it changes nothing and returns ErrNoSpace.
 func (e *Engine) reserveLocked(to []extent, n int64) ([]extent, error) {
-	if e.mu.types.Total(Free.Class()) < n {
+	if e.availableLocked() < n {
 		return to, ErrNoSpace
 	}
 	for n > 0 {
@@ -69,4 +97,46 @@ func (e *Engine) setAllLocked(list []extent, t Type) {
 	for _, x := range list {
 		e.mu.types.Set(x.start, x.end, t)
 	}
+}
+
+// giveBackLocked makes reserved blocks what they were.
+func (e *Engine) giveBackLocked(list []extent) {
+	for _, x := range list {
+		t := Free
+		if x.spare {
+			t = Spare
+		}
+		e.mu.types.Set(x.start, x.end, t)
+	}
+}
+
+// chooseReserveLocked makes some of the free blocks Spare: those at the end of the
+// device, in few runs.
+func (e *Engine) chooseReserveLocked() {
+	types := e.mu.types
+	want := min(types.Total(Free.Class())/reserveShare, maxReserve/e.blockSize)
+	end := types.Size()
+	for range len(bowlog.Extension{}.Reserve) {
+		x, ok := types.Prev(end, Free.Class())
+		if !ok || want == 0 {
+			return
+		}
+		n := min(x.End-x.Start, want)
+		types.Set(x.End-n, x.End, Spare)
+		want -= n
+		end = x.Start
+	}
+}
+
+// reserveRunsLocked returns the longest runs of Spare blocks, as the log has them.
+func (e *Engine) reserveRunsLocked() (runs [4]bowlog.Run) {
+	var list []extent
+	for x, ok := e.mu.types.Next(0, Spare.Class()); ok; x, ok = e.mu.types.Next(x.End, Spare.Class()) {
+		list = append(list, extent{start: x.Start, end: x.End})
+	}
+	slices.SortFunc(list, func(a, b extent) int { return cmp.Compare(b.len(), a.len()) })
+	for i, x := range list[:min(len(list), len(runs))] {
+		runs[i] = bowlog.Run{Start: e.sector(x.start), Sectors: e.sector(x.len())}
+	}
+	return runs
 }

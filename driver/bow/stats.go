@@ -41,7 +41,7 @@ func (e *Engine) Stats() Stats {
 		State:     e.mu.shown,
 		Size:      e.Size(),
 		BlockSize: int(e.blockSize),
-		Free:      total(Free),
+		Free:      total(Free) + total(Spare),
 	}
 	if s.State != Checkpoint {
 		return s

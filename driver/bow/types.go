@@ -37,6 +37,16 @@ const (
 	// Free: nobody will miss the content. A backup may go here.
 	Free
 
+	// Spare: Free, and the log on disk says so (its reserve). This is what
+	// backups can use after a crash, when of other free blocks nobody knows
+	// whether the file system has written them. Before the file system
+	// writes here, the log must no longer say so.
+	Spare
+
+	// Stale: was free at the checkpoint, and may have been written before a
+	// crash. Needs no backup, and takes none.
+	Stale
+
 	// Changed: was in use at the checkpoint and has a backup.
 	Changed
 
@@ -66,7 +76,7 @@ const (
 func (t Type) Class() rangemap.Class { return rangemap.Class(t) }
 
 func (t Type) String() string {
-	names := [numTypes]string{"unchanged", "free", "changed", "written", "backup", "reserved", "sector0", "sector0-current"}
+	names := [numTypes]string{"unchanged", "free", "spare", "stale", "changed", "written", "backup", "reserved", "sector0", "sector0-current"}
 	if t < numTypes {
 		return names[t]
 	}

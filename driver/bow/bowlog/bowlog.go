@@ -19,7 +19,7 @@
 //	offset            type  field
 //	0                 u32   magic           0x00574f42, "BOW\0"
 //	4                 u16   header_version  0x0100
-//	6                 u16   header_size     entries begin here; 28, or 104 with the extension
+//	6                 u16   header_size     entries begin here; 28, or 176 with the extension
 //	8                 u32   block_size      512, 1024, 2048 or 4096 bytes
 //	12                u32   count           entries in this log block
 //	16                u32   sequence        0 for the first log block, one more for each that followed
@@ -48,6 +48,16 @@
 //	72      16 bytes checkpoint    random name of the checkpoint
 //	88      u64      generation    one more with every write of a log block
 //	96      u64      device_size   bytes of the device at the checkpoint
+//	104     u64      free_map      sector of the first block of the free map; 0 = none
+//	112+16i u64      start         the reserve, i = 0..3: sectors that were free at the
+//	     +8 u64      sectors       checkpoint and that nobody but the log has written; 0 = none
+//
+// What restoring needs is all in the log. The free map (see FreeMap) and the
+// reserve are for carrying on with a checkpoint after a crash: the map tells what
+// was free at the checkpoint, the reserve which of it can still take backups. A
+// block of the reserve that an entry or the header names is in use by the log;
+// before anybody else writes to one, a log block without it in the reserve is
+// durable.
 //
 // # Tearing
 //
@@ -86,7 +96,7 @@ const (
 	Version      = 0x0100     // header version 1.0
 
 	baseHeaderSize = 28
-	extHeaderSize  = 104
+	extHeaderSize  = 176
 	entrySize      = 24
 
 	extMagic   = 0x4c574f42 // "BOWL"
@@ -161,8 +171,13 @@ type Extension struct {
 	Opened            time.Time
 	Checkpoint        ID
 	Generation        uint64
-	DeviceSize        int64 // bytes
+	DeviceSize        int64  // bytes
+	FreeMap           uint64 // sector; 0 = none
+	Reserve           [4]Run // in no order; those of length 0 are none
 }
+
+// Run is a run of sectors.
+type Run struct{ Start, Sectors uint64 }
 
 // Entry says that Size bytes that were at sector Source when the entry was
 // written were copied to sector Dest.
@@ -248,6 +263,11 @@ func (b *Block) Marshal(buf []byte) error {
 		copy(buf[72:88], x.Checkpoint[:])
 		le.PutUint64(buf[88:], x.Generation)
 		le.PutUint64(buf[96:], uint64(x.DeviceSize))
+		le.PutUint64(buf[104:], x.FreeMap)
+		for i, r := range x.Reserve {
+			le.PutUint64(buf[112+16*i:], r.Start)
+			le.PutUint64(buf[120+16*i:], r.Sectors)
+		}
 		le.PutUint32(buf[offEntriesCRC:], entriesCRC(buf, hs, len(b.Entries)))
 		le.PutUint32(buf[offHeaderCRC:], headerCRC(buf[:hs]))
 	}
@@ -355,6 +375,10 @@ func (b *Block) unmarshalExt(buf []byte, hs int) error {
 		Opened:            time.Unix(0, int64(le.Uint64(buf[64:]))),
 		Generation:        le.Uint64(buf[88:]),
 		DeviceSize:        int64(le.Uint64(buf[96:])),
+		FreeMap:           le.Uint64(buf[104:]),
+	}
+	for i := range x.Reserve {
+		x.Reserve[i] = Run{le.Uint64(buf[112+16*i:]), le.Uint64(buf[120+16*i:])}
 	}
 	copy(x.Checkpoint[:], buf[72:88])
 	if flags&^flagRollback != 0 || x.Phase > PhaseClosing {
@@ -384,6 +408,16 @@ func (b *Block) Validate(size int64) error {
 		for i, s := range b.Ext.Shadows {
 			if s != 0 && !inside(s, perBlock) {
 				return fmt.Errorf("%w: shadow %d at sector %d of a device of %d sectors", ErrCorrupt, i, s, sectors)
+			}
+		}
+	}
+	if x := b.Ext; x != nil {
+		if x.FreeMap != 0 && !inside(x.FreeMap, perBlock) {
+			return fmt.Errorf("%w: free map at sector %d of a device of %d sectors", ErrCorrupt, x.FreeMap, sectors)
+		}
+		for i, r := range x.Reserve {
+			if r.Sectors != 0 && (r.Start == 0 || r.Sectors%perBlock != 0 || !inside(r.Start, r.Sectors)) {
+				return fmt.Errorf("%w: run %d of the reserve, %d sectors from %d, of a device of %d", ErrCorrupt, i, r.Sectors, r.Start, sectors)
 			}
 		}
 	}

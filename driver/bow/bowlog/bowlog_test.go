@@ -36,7 +36,7 @@ const golden10 = `
 
 // goldenExt has the extension; the two checksums are filled in by the test.
 const goldenExt = `
-	42 4f 57 00  00 01  68 00  00 10 00 00  01 00 00 00  00 00 00 00
+	42 4f 57 00  00 01  b0 00  00 10 00 00  01 00 00 00  00 00 00 00
 	88 00 00 00 00 00 00 00
 
 	42 4f 57 4c              extension magic, BOWL
@@ -51,6 +51,11 @@ const goldenExt = `
 	00 01 02 03 04 05 06 07 08 09 0a 0b 0c 0d 0e 0f
 	07 00 00 00 00 00 00 00  generation
 	00 00 10 00 00 00 00 00  1 MiB
+	a0 00 00 00 00 00 00 00  free map 0xa0
+	a8 00 00 00 00 00 00 00  10 00 00 00 00 00 00 00  reserve
+	00 00 00 00 00 00 00 00  00 00 00 00 00 00 00 00
+	00 00 00 00 00 00 00 00  00 00 00 00 00 00 00 00
+	c0 00 00 00 00 00 00 00  08 00 00 00 00 00 00 00
 
 	00 00 00 00 00 00 00 00  80 00 00 00 00 00 00 00  00 10 00 00  01 00 00 00
 `
@@ -111,8 +116,8 @@ func TestGoldenExtension(t *testing.T) {
 	put := func(off int, v uint32) {
 		copy(want[off:], []byte{byte(v), byte(v >> 8), byte(v >> 16), byte(v >> 24)})
 	}
-	put(40, ^crcBits(castagnoli, ^uint32(0), want[104:128]))
-	put(36, ^crcBits(castagnoli, ^uint32(0), want[:104]))
+	put(40, ^crcBits(castagnoli, ^uint32(0), want[176:200]))
+	put(36, ^crcBits(castagnoli, ^uint32(0), want[:176]))
 	b := &bowlog.Block{
 		BlockSize: 4096,
 		Sector0:   0x88,
@@ -123,6 +128,8 @@ func TestGoldenExtension(t *testing.T) {
 			Checkpoint:        bowlog.ID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
 			Generation:        7,
 			DeviceSize:        1 << 20,
+			FreeMap:           0xa0,
+			Reserve:           [4]bowlog.Run{{Start: 0xa8, Sectors: 16}, {}, {}, {Start: 0xc0, Sectors: 8}},
 		},
 		Entries: []bowlog.Entry{{Dest: 0x80, Size: 4096, Checksum: 1}},
 	}
@@ -139,11 +146,11 @@ func TestGoldenExtension(t *testing.T) {
 		p[off] ^= 0x10
 		got, err := bowlog.Unmarshal(p)
 		switch {
-		case off < 104 && err == nil:
+		case off < 176 && err == nil:
 			t.Errorf("byte %d of the header changed: no error", off)
-		case off >= 104 && off < 128 && (!errors.Is(err, bowlog.ErrTorn) || got == nil || got.Sector0 != 0x88):
+		case off >= 176 && off < 200 && (!errors.Is(err, bowlog.ErrTorn) || got == nil || got.Sector0 != 0x88):
 			t.Errorf("byte %d of the entries changed: %v, expected ErrTorn and the header", off, err)
-		case off >= 128 && err != nil:
+		case off >= 200 && err != nil:
 			t.Errorf("byte %d behind the entries changed: %v", off, err)
 		}
 	}
