@@ -20,17 +20,21 @@ type fileID struct {
 	dev, ino uint64
 }
 
-// A loop is a loop device and the file it was attached to. The devices belong
-// to the whole host, so a device is a machine's by what it is attached to.
+// A loop is a loop device that is attached to a file. The devices belong to the
+// whole host; whose one is must be found out.
 type loop struct {
-	device string
-	file   fileID
+	name     string // loop0, for instance
+	dev      uint64 // its own device number
+	sequence string // another one for each file that it was attached to
 }
 
-// loops lists the loop devices that are attached to files in the machine's
-// directory, or in file systems that only processes of the machine have
-// mounted (a FUSE file system, say). The latter are found only while the
-// machine runs.
+// loops lists the loop devices that are the machine's: mounted by one of its
+// processes, or attached to a file in the machine's directory or in a file
+// system that only its processes have mounted (a FUSE file system, say). What
+// is mounted can be seen only while the machine runs.
+//
+// A device whose file system died before, and that nobody has mounted, could be
+// anybody's and is left alone.
 func (s *Spec) loops() ([]loop, error) {
 	all, err := attachedLoops()
 	if err != nil || len(all) == 0 {
@@ -40,8 +44,27 @@ func (s *Spec) loops() ([]loop, error) {
 	if err != nil {
 		return nil, err
 	}
+	files, err := s.files()
+	if err != nil {
+		return nil, err
+	}
+	var own []loop
+	for _, l := range all {
+		if !mounted[l.dev] {
+			file, ok := l.backing()
+			if !ok || !mounted[file.dev] && !files[file] {
+				continue
+			}
+		}
+		own = append(own, l)
+	}
+	return own, nil
+}
+
+// files are the regular files in the machine's directory.
+func (s *Spec) files() (map[fileID]bool, error) {
 	files := map[fileID]bool{}
-	err = filepath.WalkDir(s.Dir, func(name string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(s.Dir, func(name string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // the machine is alive
 		}
@@ -54,16 +77,7 @@ func (s *Spec) loops() ([]loop, error) {
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	var own []loop
-	for _, l := range all {
-		if mounted[l.file.dev] || files[l.file] {
-			own = append(own, l)
-		}
-	}
-	return own, nil
+	return files, err
 }
 
 // ownMounts returns the device numbers of the file systems that processes of
@@ -98,31 +112,63 @@ func attachedLoops() ([]loop, error) {
 	}
 	var all []loop
 	for _, name := range names {
-		device := filepath.Join("/dev", strings.Split(name, "/")[3])
-		file, err := backing(device)
-		if errors.Is(err, unix.ENXIO) || errors.Is(err, fs.ErrNotExist) {
-			continue // detached meanwhile
-		}
+		l := loop{name: strings.Split(name, "/")[3]}
+		number, err := os.ReadFile(l.attribute("dev"))
 		if err != nil {
-			return nil, err
+			continue // removed meanwhile
 		}
-		all = append(all, loop{device, file})
+		dev, ok := parseDev(strings.TrimSpace(string(number)))
+		if !ok {
+			return nil, fmt.Errorf("%s is not understood: %q", l.attribute("dev"), number)
+		}
+		l.dev, l.sequence = dev, l.readSequence()
+		all = append(all, l)
 	}
 	return all, nil
 }
 
-// backing returns which file a loop device is attached to; ENXIO if to none.
-func backing(device string) (fileID, error) {
-	f, err := os.Open(device)
+func (l loop) device() string               { return filepath.Join("/dev", l.name) }
+func (l loop) attribute(name string) string { return filepath.Join("/sys/block", l.name, name) }
+
+// readSequence is empty before Linux 5.15.
+func (l loop) readSequence() string {
+	b, err := os.ReadFile(l.attribute("diskseq"))
 	if err != nil {
-		return fileID{}, err
+		return ""
 	}
-	defer f.Close()
-	info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+	return string(b)
+}
+
+// backingLimit is for a file system to tell which file it is that a device is
+// attached to. A live one does it at once.
+const backingLimit = 2 * time.Second
+
+// backing returns which file the device is attached to, if that can be found
+// out: the kernel asks the file system, and with FUSE that is a process, which
+// may be dead or stuck.
+func (l loop) backing() (fileID, bool) {
+	f, err := os.Open(l.device())
 	if err != nil {
-		return fileID{}, &os.PathError{Op: "reading the loop status", Path: device, Err: err}
+		return fileID{}, false
 	}
-	return fileID{kernelDev(info.Device), info.Inode}, nil
+	answer := make(chan *unix.LoopInfo64, 1)
+	go func() {
+		defer f.Close()
+		info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+		if err != nil {
+			info = nil
+		}
+		answer <- info
+	}()
+	select {
+	case info := <-answer:
+		if info == nil {
+			return fileID{}, false
+		}
+		return fileID{kernelDev(info.Device), info.Inode}, true
+	case <-time.After(backingLimit):
+		return fileID{}, false
+	}
 }
 
 // kernelDev turns a device number as the loop driver tells it (the kernel's
@@ -138,7 +184,11 @@ func kernelDev(dev uint64) uint64 {
 // last user may be just about to let go of it.
 func (l loop) detach() error {
 	detached := func() (bool, error) {
-		f, err := os.OpenFile(l.device, os.O_RDWR, 0)
+		_, err := os.Stat(l.attribute("loop/backing_file"))
+		if err != nil || l.readSequence() != l.sequence {
+			return true, nil
+		}
+		f, err := os.OpenFile(l.device(), os.O_RDWR, 0)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENXIO) {
 			return true, nil
 		}
@@ -146,25 +196,14 @@ func (l loop) detach() error {
 			return false, err
 		}
 		defer f.Close()
-		info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
-		if errors.Is(err, unix.ENXIO) {
-			return true, nil
-		}
-		if err != nil {
-			return false, err
-		}
-		if (fileID{kernelDev(info.Device), info.Inode}) != l.file {
-			return true, nil
-		}
 		err = unix.IoctlSetInt(int(f.Fd()), unix.LOOP_CLR_FD, 0)
 		if err != nil && !errors.Is(err, unix.EBUSY) && !errors.Is(err, unix.ENXIO) {
 			return false, err
 		}
 		return false, nil // it is free when this descriptor is closed
 	}
-	err := waitUntil(20*time.Second, detached, "it is in use still")
-	if err != nil {
-		return fmt.Errorf("detaching the loop device %s: %w", l.device, err)
+	if err := waitUntil(20*time.Second, detached, "it is in use still"); err != nil {
+		return fmt.Errorf("detaching the loop device %s: %w", l.device(), err)
 	}
 	return nil
 }
@@ -184,12 +223,17 @@ func mountedDevices(pid string) (map[uint64]bool, error) {
 		if len(fields) < 3 {
 			continue
 		}
-		major, minor, _ := strings.Cut(fields[2], ":")
-		ma, err1 := strconv.ParseUint(major, 10, 32)
-		mi, err2 := strconv.ParseUint(minor, 10, 32)
-		if err1 == nil && err2 == nil {
-			devices[unix.Mkdev(uint32(ma), uint32(mi))] = true
+		if dev, ok := parseDev(fields[2]); ok {
+			devices[dev] = true
 		}
 	}
 	return devices, lines.Err()
+}
+
+// parseDev reads a device number that is written MAJOR:MINOR.
+func parseDev(s string) (uint64, bool) {
+	major, minor, _ := strings.Cut(s, ":")
+	ma, err1 := strconv.ParseUint(major, 10, 32)
+	mi, err2 := strconv.ParseUint(minor, 10, 32)
+	return unix.Mkdev(uint32(ma), uint32(mi)), err1 == nil && err2 == nil
 }
