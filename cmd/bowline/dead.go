@@ -20,7 +20,7 @@ import (
 // deadPatience is how long to wait for others: for a server, of which it is not
 // known yet whether it is dead, to answer, and for passing users of a device to
 // close it.
-const deadPatience = 3 * time.Second
+const deadPatience = time.Second
 
 // deadExports returns the mapped devices whose processes have died, of all run
 // directories.

@@ -35,7 +35,7 @@ attached, the mapped block device, or where that is mounted.
 	cmd.PersistentFlags().StringVar(&o.runDir, "run-dir", "/run/bowline/device", "directory for the sockets of attached volumes")
 	cmd.AddCommand(
 		o.attachCommand(), o.detachCommand(), o.listCommand(), o.statusCommand(),
-		o.checkpointCommand(), o.commitCommand(),
+		o.checkpointCommand(), o.commitCommand(), o.trimCommand(),
 		o.inspectCommand(), o.verifyCommand(), o.restoreCommand(), o.rollForwardCommand(),
 	)
 	return cmd
@@ -60,7 +60,7 @@ func (o *deviceOptions) detachCommand() *cobra.Command {
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s is detached\n", a.state.Path)
 			if a.state.State == enginepb.State_CHECKPOINT {
-				fmt.Fprintf(cmd.OutOrStdout(), "a checkpoint is open on it: 'bowline device restore %s' goes back to it\n", a.state.Path)
+				fmt.Fprintf(cmd.OutOrStdout(), "a checkpoint is open on it: 'bowline device restore %s' goes back to it, attaching carries on\n", a.state.Path)
 			}
 			return nil
 		},
@@ -117,6 +117,44 @@ the file system is frozen for the moment that the switch takes.`,
 				fmt.Fprintf(out, "free space found in %s; %s was frozen for %s\n", round(t.Trim), mountpoint, round(t.Frozen))
 			}
 			fmt.Fprintf(out, "%s free for backups\n", size(v.Free))
+			return nil
+		},
+	}
+}
+
+func (o *deviceOptions) trimCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "trim TARGET",
+		Short: "Find free space for backups after carrying on with a checkpoint",
+		Long: `Find free space for backups after carrying on with a checkpoint.
+
+A volume that is attached with an open checkpoint has only a small reserve for
+backups, until its file system is mounted and has said what is free.`,
+		Args: usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			a, err := find(cmd.Context(), o.runDir, args[0])
+			if err != nil {
+				return err
+			}
+			defer a.close()
+			mountpoint, err := a.mountpoint()
+			if err != nil {
+				return err
+			}
+			if mountpoint == "" {
+				return stateError(fmt.Sprintf("%s is not mounted: there is nobody to ask what is free", a.state.Device))
+			}
+			if a.state.State != enginepb.State_CHECKPOINT {
+				return stateError(fmt.Sprintf("no checkpoint is open on %s", a.state.Path))
+			}
+			if err := volume.FindFree(cmd.Context(), a, mountpoint); err != nil {
+				return err
+			}
+			v, err := a.Client.Get(cmd.Context(), &enginepb.GetRequest{Name: a.Name})
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s free for backups\n", size(v.Free))
 			return nil
 		},
 	}

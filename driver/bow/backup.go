@@ -2,6 +2,7 @@ package bow
 
 import (
 	"fmt"
+	"sync"
 
 	"github.com/bowline-csi/bowline/driver/blockdev"
 	"github.com/bowline-csi/bowline/driver/bow/bowlog"
@@ -292,9 +293,10 @@ func (e *Engine) copyBlocks(c copyJob) (bowlog.Entry, error) {
 	length := c.from.len() * e.blockSize
 	entry := bowlog.Entry{Source: e.sector(c.from.start), Dest: e.sector(c.to.start), Size: uint32(length)}
 	crc := bowlog.Seed(entry.Source, int(e.blockSize))
-	buf := blockdev.Buffer(int(min(length, maxCopy)))
+	buf := copyBuffer(length)
+	defer releaseCopyBuffer(buf)
 	for done := int64(0); done < length; {
-		p := buf[:min(length-done, maxCopy)]
+		p := buf[:min(length-done, int64(len(buf)))]
 		if _, err := e.dev.ReadAt(p, c.from.start*e.blockSize+done); err != nil {
 			return entry, fmt.Errorf("reading the old content: %w", err)
 		}
@@ -308,4 +310,27 @@ func (e *Engine) copyBlocks(c copyJob) (bowlog.Entry, error) {
 		entry.Checksum = crc
 	}
 	return entry, nil
+}
+
+// smallCopy is the length of the buffers that are used again, bytes. Most copies
+// are short, and there are many.
+const smallCopy = 64 << 10
+
+var smallCopies = sync.Pool{New: func() any {
+	buf := blockdev.Buffer(smallCopy)
+	return &buf
+}}
+
+// copyBuffer returns a buffer for a copy of length bytes, in pieces if need be.
+func copyBuffer(length int64) []byte {
+	if length > smallCopy {
+		return blockdev.Buffer(int(min(length, maxCopy)))
+	}
+	return *smallCopies.Get().(*[]byte)
+}
+
+func releaseCopyBuffer(buf []byte) {
+	if len(buf) == smallCopy {
+		smallCopies.Put(&buf)
+	}
 }

@@ -22,12 +22,12 @@ import (
 type logWriter struct {
 	engine *Engine
 
-	mu      sync.Mutex
-	queue   []*logRequest // guarded by mu
-	running bool          // guarded by mu: a goroutine works on the queue
+	mu    sync.Mutex
+	queue []*logRequest // guarded by mu
+	led   bool          // guarded by mu: some request leads
 
-	// The log block in force. Owned by the goroutine that works on the queue,
-	// and by begin and end, which run when no request is under way.
+	// The log block in force. Owned by the request that leads, and by the
+	// change of state, during which there is no request.
 	block *bowlog.Block
 
 	unsettled atomic.Bool
@@ -43,23 +43,46 @@ type logRequest struct {
 
 	written bool
 	err     error
-	done    chan struct{}
+	turn    chan bool // true: lead the next batch; closed: it is done
 }
 
 // append puts req into the log and waits until it is durable. If written is
 // false, the log is as before; if it is true and there is an error, the log on
 // disk may have req or not.
 func (w *logWriter) append(req *logRequest) (written bool, err error) {
-	req.done = make(chan struct{})
+	req.turn = make(chan bool, 1)
 	w.mu.Lock()
 	w.queue = append(w.queue, req)
-	if !w.running {
-		w.running = true
-		go w.run()
-	}
+	lead := !w.led
+	w.led = true
 	w.mu.Unlock()
-	<-req.done
+	if !lead {
+		lead = <-req.turn
+	}
+	if lead {
+		w.lead()
+	}
 	return req.written, req.err
+}
+
+// lead writes everything that is in the queue, the request of the caller among
+// it, and hands over to the first of those that have come in the meantime. So a
+// request that is alone changes no thread, and none works for others for long.
+func (w *logWriter) lead() {
+	w.mu.Lock()
+	batch := w.queue
+	w.queue = nil
+	w.mu.Unlock()
+	w.write(batch)
+
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, req := range batch {
+		close(req.turn)
+	}
+	if w.led = len(w.queue) > 0; w.led {
+		w.queue[0].turn <- true
+	}
 }
 
 // settle makes sure that the log on disk is the one in force.
@@ -74,23 +97,6 @@ func (w *logWriter) settle() error {
 	}
 	_, err := w.append(&logRequest{})
 	return err
-}
-
-func (w *logWriter) run() {
-	for {
-		w.mu.Lock()
-		batch := w.queue
-		w.queue = nil
-		w.running = len(batch) > 0
-		w.mu.Unlock()
-		if len(batch) == 0 {
-			return
-		}
-		w.write(batch)
-		for _, req := range batch {
-			close(req.done)
-		}
-	}
 }
 
 // fullBlock is a log block that has become full, and where it goes.

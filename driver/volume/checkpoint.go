@@ -49,8 +49,8 @@ func Checkpoint(ctx context.Context, m Mapping, mountpoint string) (t Checkpoint
 	if mountpoint == "" {
 		return t, m.Checkpoint(ctx)
 	}
-	if err := findFree(ctx, m, mountpoint); err != nil {
-		return t, fmt.Errorf("looking for free space of %s: %w", mountpoint, err)
+	if err := FindFree(ctx, m, mountpoint); err != nil {
+		return t, err
 	}
 	// What is dirty now would be written while the file system is frozen.
 	if err := filesystem.Sync(mountpoint); err != nil {
@@ -72,9 +72,18 @@ func Checkpoint(ctx context.Context, m Mapping, mountpoint string) (t Checkpoint
 	return t, err
 }
 
-// findFree reports the free space of the file system at mountpoint to m. File
-// systems that cannot tell are asked to discard it, which m sees.
-func findFree(ctx context.Context, m Mapping, mountpoint string) error {
+// FindFree reports the free space of the file system at mountpoint to m. File
+// systems that cannot tell are asked to discard it, which m sees. It is part of
+// Checkpoint, and to be done when a file system has been mounted on a mapping that
+// carries on with a checkpoint: until then, that has only its reserve for backups.
+func FindFree(ctx context.Context, m Mapping, mountpoint string) error {
+	if err := reportFree(ctx, m, mountpoint); err != nil {
+		return fmt.Errorf("looking for free space of %s: %w", mountpoint, err)
+	}
+	return nil
+}
+
+func reportFree(ctx context.Context, m Mapping, mountpoint string) error {
 	const batch = 4096
 	list := make([]blockdev.Extent, 0, batch)
 	err := filesystem.FreeSpace(ctx, mountpoint, func(off, length int64) error {

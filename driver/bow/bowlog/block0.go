@@ -148,6 +148,24 @@ func GiveBack(dev blockdev.Device, b *Block, content uint64) error {
 	return writeFlush(dev, buf, 0)
 }
 
+// MarkHalfRestored says in block 0 that the content of dev, whose log b is, is
+// being put back: from then on it is neither the current one nor that of the
+// checkpoint, and only restoring makes sense. It is the mark that Android's tool
+// makes, with all entries still to be undone.
+func MarkHalfRestored(dev blockdev.Device, b *Block) error {
+	if b.Partial {
+		return nil
+	}
+	// Block 0 may be torn and b a shadow. When all of b is there, the mark
+	// changes no more than the first sector.
+	if err := Write(dev, b); err != nil {
+		return err
+	}
+	marked := *b
+	marked.Partial = true
+	return Write(dev, &marked)
+}
+
 // Recover finishes what a crash interrupted in Take or GiveBack: block 0 becomes
 // what the header says that belongs there. It tells whether there was something
 // to do; a device without a log, or with an open one, is left alone.

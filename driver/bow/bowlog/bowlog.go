@@ -75,7 +75,9 @@
 // Android's restore tool marks its progress in block 0: the magic becomes
 // 0x00424f57 and count the number of entries that it has still to undo. It
 // knows nothing of the checksums in the extension, which therefore are not
-// looked at in such a block.
+// looked at in such a block. Bowline's own restore, which is started again from
+// the beginning, makes the same mark before its first write, with the count as it
+// was.
 package bowlog
 
 import (

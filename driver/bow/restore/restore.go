@@ -60,7 +60,7 @@ type Result struct {
 	// do was to put block 0 right.
 	Phase bowlog.Phase
 
-	HalfRestored bool // Android's tool had begun and not finished
+	HalfRestored bool // an earlier restore, or Android's tool, had begun and not finished
 	LogBlocks    int
 	Entries      int
 	Verified     int64 // bytes of copies read and checked
@@ -100,6 +100,9 @@ func Restore(ctx context.Context, dev blockdev.Device, opts Options) (Result, er
 	}
 	if opts.DryRun {
 		return r, nil
+	}
+	if err := bowlog.MarkHalfRestored(dev, head); err != nil {
+		return Result{}, fmt.Errorf("restoring: nothing has been put back: %w", err)
 	}
 	if err := p.putBack(ctx, opts.Progress); err != nil {
 		return Result{}, fmt.Errorf("restoring: not finished, but the checkpoint is whole; restore again: %w", err)
