@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 
 	"github.com/bowline-csi/bowline/hack/cluster/internal/machine"
@@ -30,24 +29,19 @@ func (c *Cluster) Down() error {
 	return nil
 }
 
-// remove does what Down does. It goes by what is there, not by what the state
-// says should be, since a crash may have come before the state was written.
+// remove does what Down does. It goes by the directories that are there and
+// reads no state: a crash may have come before that was written, or when it was
+// half written.
 func (c *Cluster) remove() error {
 	dirs, err := filepath.Glob(c.machineDir("*"))
 	if err != nil {
 		return err
 	}
-	slices.Sort(dirs) // the control plane is first: nothing is to be rescheduled
 	failed := make([]error, len(dirs))
 	var killing sync.WaitGroup
 	for i, dir := range dirs {
-		m, err := machine.Load(dir)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // it was never started
-		}
-		if err != nil {
-			return err
-		}
+		name := filepath.Base(dir)
+		m := &machine.Spec{Name: name, Dir: dir, Cgroup: c.cgroup().Child(name)}
 		killing.Go(func() { failed[i] = m.Kill() })
 	}
 	killing.Wait()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/bowline-csi/bowline/hack/cluster/internal/artifacts"
@@ -94,7 +95,7 @@ func (c *Cluster) Status(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var failed []error
+	var failed []string
 	table := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(table, "MACHINE\tPROCESS\tKUBERNETES")
 	for i, name := range names(s.Nodes) {
@@ -111,7 +112,7 @@ func (c *Cluster) Status(ctx context.Context, out io.Writer) error {
 		condition := "ready"
 		if err != nil {
 			condition = err.Error()
-			failed = append(failed, fmt.Errorf("%s: %w", name, err))
+			failed = append(failed, name)
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\n", name, process, condition)
 	}
@@ -119,7 +120,10 @@ func (c *Cluster) Status(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(out, "KUBECONFIG=%s\n", c.Kubeconfig())
-	return errors.Join(failed...)
+	if len(failed) > 0 {
+		return fmt.Errorf("not ready: %s", strings.Join(failed, ", "))
+	}
+	return nil
 }
 
 // LogFiles lists the logs of a machine's services, or of all machines' if name

@@ -79,8 +79,17 @@ func inheritedListener() (net.Listener, error) {
 }
 
 // configure does what the boot of a distribution does: the host name and files
-// that name it, and forwarding of packets for the pods.
+// that name it, limits, and forwarding of packets for the pods.
 func (s *Spec) configure() error {
+	// Containers inherit it; the limit of the user's shell may be too low.
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	limit.Cur = limit.Max
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("raising the limit of open files: %w", err)
+	}
 	if err := unix.Sethostname([]byte(s.Name)); err != nil {
 		return fmt.Errorf("setting the host name: %w", err)
 	}

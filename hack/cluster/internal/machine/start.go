@@ -126,27 +126,24 @@ func (s *Spec) start(ctx context.Context, command []string, listener *net.TCPLis
 	return nil
 }
 
-// first returns the machine's first process; the zero process if it was never
-// started.
-func (s *Spec) first() (process, error) {
+// first returns the machine's first process, or the zero process if that is not
+// known: the machine was never started, or a crash of the host came when this
+// was written, and nothing of the machine runs.
+func (s *Spec) first() process {
 	var p process
-	err := readJSON(s.path(processFile), &p)
-	if errors.Is(err, fs.ErrNotExist) {
-		return process{}, nil
+	if readJSON(s.path(processFile), &p) != nil {
+		return process{}
 	}
-	return p, err
+	return p
 }
 
 // Running reports whether the machine runs.
-func (s *Spec) Running() bool {
-	p, err := s.first()
-	return err == nil && p.alive()
-}
+func (s *Spec) Running() bool { return s.first().alive() }
 
 // PID is the number of the machine's first process on the host, or 0 if it
 // does not run.
 func (s *Spec) PID() int {
-	if p, err := s.first(); err == nil && p.alive() {
+	if p := s.first(); p.alive() {
 		return p.PID
 	}
 	return 0
@@ -164,21 +161,16 @@ func (s *Spec) BootID() (string, error) {
 
 // Kill cuts the machine's power: all of its processes are killed, its loop
 // devices detached, its cgroup removed. Its disk stays, and Start starts it
-// again. Killing a machine that does not run cleans up after it.
+// again. Killing a machine that does not run cleans up after it. Only the
+// Name, Dir and Cgroup of s are used.
 func (s *Spec) Kill() error {
-	p, err := s.first()
-	if err != nil {
-		return fmt.Errorf("killing the machine %s: %w", s.Name, err)
-	}
 	// Before, since only while it runs can be seen what it has mounted.
 	loops, err := s.loops()
 	if err != nil {
 		return fmt.Errorf("looking for the loop devices of the machine %s: %w", s.Name, err)
 	}
-	if p.alive() {
-		if err := p.kill(); err != nil {
-			return fmt.Errorf("killing the machine %s: %w", s.Name, err)
-		}
+	if err := s.first().kill(); err != nil {
+		return fmt.Errorf("killing the machine %s: %w", s.Name, err)
 	}
 	if err := s.Cgroup.Remove(); err != nil {
 		return err
