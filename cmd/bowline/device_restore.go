@@ -14,8 +14,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// openBare opens a device that is not attached, for as long as f runs. A log with
-// blocks smaller than direct I/O can do is read through the page cache.
+// openBare opens a device that is not attached, for as long as f runs. It is read
+// and written through the page cache: a restore reads most of it twice, and a log
+// may have blocks that are smaller than direct I/O can do.
 func (o *deviceOptions) openBare(ctx context.Context, path string, f func(dev *blockdev.File) error, flags ...blockdev.Flag) error {
 	real, err := realPath(path)
 	if err != nil {
@@ -24,7 +25,7 @@ func (o *deviceOptions) openBare(ctx context.Context, path string, f func(dev *b
 	if err := refuseAttached(ctx, o.runDir, real); err != nil {
 		return err
 	}
-	dev, err := blockdev.Open(real, append(flags, blockdev.Exclusive)...)
+	dev, err := blockdev.Open(real, append(flags, blockdev.Exclusive, blockdev.Buffered)...)
 	if errors.Is(err, blockdev.ErrInUse) {
 		return fmt.Errorf("%w: is it mounted or attached?", err)
 	}
@@ -34,20 +35,10 @@ func (o *deviceOptions) openBare(ctx context.Context, path string, f func(dev *b
 	if err := refuseLoop(real); err != nil {
 		return errors.Join(err, dev.Close())
 	}
-	err = f(dev)
-	if errors.Is(err, restore.ErrBlockSize) {
-		if cerr := dev.Close(); cerr != nil {
-			return cerr
-		}
-		if dev, err = blockdev.Open(real, append(flags, blockdev.Exclusive, blockdev.Buffered)...); err != nil {
-			return err
-		}
-		err = f(dev)
+	if err := f(dev); err != nil {
+		return errors.Join(fmt.Errorf("%s: %w", path, err), dev.Close())
 	}
-	if err != nil {
-		err = fmt.Errorf("%s: %w", path, err)
-	}
-	return errors.Join(err, dev.Close())
+	return dev.Close()
 }
 
 func (o *deviceOptions) inspectCommand() *cobra.Command {
