@@ -60,7 +60,7 @@ func TestExitCodes(t *testing.T) {
 	if r.code != exitUsage && r.code != exitFailed {
 		t.Error(r)
 	}
-	for _, command := range []string{"attach", "detach", "checkpoint", "commit", "status", "inspect", "verify", "restore", "roll-forward"} {
+	for _, command := range []string{"attach", "detach", "checkpoint", "commit", "trim", "status", "inspect", "verify", "restore", "roll-forward"} {
 		h.exits(exitUsage, command)
 		h.exits(exitUsage, command, v.path, "too much")
 		h.exits(exitUsage, command, "--nonsense", v.path)
@@ -76,7 +76,7 @@ func TestExitCodes(t *testing.T) {
 		}
 		h.exits(exitUsage, args...)
 	}
-	for _, command := range []string{"detach", "checkpoint", "commit", "status"} {
+	for _, command := range []string{"detach", "checkpoint", "commit", "trim", "status"} {
 		h.exits(exitState, command, v.path)
 		h.exits(exitState, command, "/nothing")
 	}
@@ -88,6 +88,7 @@ func TestExitCodes(t *testing.T) {
 
 	v.attach()
 	h.exits(exitState, "commit", v.path)
+	h.exits(exitState, "trim", v.path)
 	h.exits(exitState, "checkpoint", v.path) // nothing is known to be free
 	for _, command := range []string{"attach", "inspect", "verify", "restore", "roll-forward"} {
 		r := h.exits(exitState, command, v.path)

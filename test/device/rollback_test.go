@@ -71,7 +71,10 @@ func testRollBackAndCommit(t *testing.T, k kind, v *volume, options ...string) {
 	if said := v.detach(); said == "" {
 		t.Error("detach says nothing of the checkpoint")
 	}
-	v.exits(exitState, "attach", v.path) // it cannot go on with a checkpoint yet
+	v.resume(opened.Checkpoint)
+	wreck(t, r, v.in("still", "new"), 2*mib)
+	v.umount()
+	v.detach()
 	v.restoreDetached(k)
 	readTree(t, v.in("still")).mustEqual(t, want, "after the rollback")
 	checkLoad(t, v.in("load"), from, to)
@@ -90,6 +93,21 @@ func testRollBackAndCommit(t *testing.T, k kind, v *volume, options ...string) {
 	v.mount()
 	readTree(t, v.in("still")).mustEqual(t, want, "after the commit and another attach")
 	v.finish(k)
+}
+
+// resume attaches and mounts a volume that has a checkpoint, which goes on.
+func (v *volume) resume(checkpoint string) {
+	v.t.Helper()
+	v.attach()
+	if s := v.status(); s.State != "checkpoint" || s.Checkpoint != checkpoint {
+		v.t.Errorf("attached with a checkpoint open: %+v; want %s to go on", s, checkpoint)
+	}
+	v.mount()
+	free := v.status().Free
+	v.must("trim", v.mountpoint)
+	if found := v.status().Free; found < free || found < v.status().Size/8 {
+		v.t.Errorf("free after trim: %d bytes, before %d", found, free)
+	}
 }
 
 // checkStatus compares the numbers of an open checkpoint with each other.

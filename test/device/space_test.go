@@ -253,6 +253,7 @@ func TestKilled(t *testing.T) {
 			from := l.before()
 			v.must("checkpoint", v.mountpoint)
 			to := l.after()
+			opened := v.status()
 			wreck(t, r, v.in("still"), 5*mib)
 			time.Sleep(200 * time.Millisecond)
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
@@ -282,7 +283,9 @@ func TestKilled(t *testing.T) {
 			}
 			v.exits(exitState, "status", v.path)
 			v.must("inspect", v.path)
-			v.restoreDetached(k)
+			v.resume(opened.Checkpoint)
+			wreck(t, r, v.in("still"), 5*mib)
+			v.restore(k)
 			readTree(t, v.in("still")).mustEqual(t, want, "after the rollback")
 			checkLoad(t, v.in("load"), from, to)
 			v.finish(k)

@@ -51,6 +51,9 @@ func plant(t *testing.T, r *rand.Rand, dir string, size int) {
 		n := r.IntN(1 << (4 + r.IntN(15)))
 		must(os.WriteFile(name, randomBytes(r, n), fs.FileMode(0o600+r.IntN(0o100))))
 		size -= n + 1024
+		// Of an earlier call with the same directory.
+		os.Remove(name + ".symlink")
+		os.Remove(name + ".link")
 		switch i % 10 {
 		case 0:
 			must(os.Symlink(name, name+".symlink"))
