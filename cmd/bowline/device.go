@@ -41,6 +41,19 @@ attached, the mapped block device, or where that is mounted.
 	return cmd
 }
 
+// onTarget makes the body of a command of f, which gets the attached volume that
+// the first argument means.
+func (o *deviceOptions) onTarget(f func(cmd *cobra.Command, a *attachment) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		a, err := find(cmd.Context(), o.runDir, args[0])
+		if err != nil {
+			return err
+		}
+		defer a.close()
+		return f(cmd, a)
+	}
+}
+
 func (o *deviceOptions) detachCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "detach TARGET",
@@ -93,12 +106,7 @@ func (o *deviceOptions) checkpointCommand() *cobra.Command {
 The free space of the mounted file system is found while its users go on; then
 the file system is frozen for the moment that the switch takes.`,
 		Args: usageArgs(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			a, err := find(cmd.Context(), o.runDir, args[0])
-			if err != nil {
-				return err
-			}
-			defer a.close()
+		RunE: o.onTarget(func(cmd *cobra.Command, a *attachment) error {
 			mountpoint, err := a.mountpoint()
 			if err != nil {
 				return err
@@ -118,7 +126,7 @@ the file system is frozen for the moment that the switch takes.`,
 			}
 			fmt.Fprintf(out, "%s free for backups\n", size(v.Free))
 			return nil
-		},
+		}),
 	}
 }
 
@@ -131,12 +139,7 @@ func (o *deviceOptions) trimCommand() *cobra.Command {
 A volume that is attached with an open checkpoint has only a small reserve for
 backups, until its file system is mounted and has said what is free.`,
 		Args: usageArgs(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			a, err := find(cmd.Context(), o.runDir, args[0])
-			if err != nil {
-				return err
-			}
-			defer a.close()
+		RunE: o.onTarget(func(cmd *cobra.Command, a *attachment) error {
 			mountpoint, err := a.mountpoint()
 			if err != nil {
 				return err
@@ -156,7 +159,7 @@ backups, until its file system is mounted and has said what is free.`,
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s free for backups\n", size(v.Free))
 			return nil
-		},
+		}),
 	}
 }
 
@@ -165,12 +168,7 @@ func (o *deviceOptions) commitCommand() *cobra.Command {
 		Use:   "commit TARGET",
 		Short: "End the checkpoint and keep what is there now",
 		Args:  usageArgs(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			a, err := find(cmd.Context(), o.runDir, args[0])
-			if err != nil {
-				return err
-			}
-			defer a.close()
+		RunE: o.onTarget(func(cmd *cobra.Command, a *attachment) error {
 			began := time.Now()
 			v, err := a.Client.Commit(cmd.Context(), &enginepb.CommitRequest{Name: a.Name})
 			if err != nil {
@@ -178,7 +176,7 @@ func (o *deviceOptions) commitCommand() *cobra.Command {
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s is committed (%s)\n", v.Path, round(time.Since(began)))
 			return nil
-		},
+		}),
 	}
 }
 
@@ -223,12 +221,7 @@ func (o *deviceOptions) statusCommand() *cobra.Command {
 		Use:   "status TARGET",
 		Short: "Tell the state of an attached volume",
 		Args:  usageArgs(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			a, err := find(cmd.Context(), o.runDir, args[0])
-			if err != nil {
-				return err
-			}
-			defer a.close()
+		RunE: o.onTarget(func(cmd *cobra.Command, a *attachment) error {
 			r, err := report(a.state, a)
 			if err != nil {
 				return err
@@ -237,7 +230,7 @@ func (o *deviceOptions) statusCommand() *cobra.Command {
 				return writeJSON(cmd.OutOrStdout(), r)
 			}
 			return r.write(cmd.OutOrStdout())
-		},
+		}),
 	}
 	cmd.Flags().VarP(&output, "output", "o", "form of the output: table or json")
 	return cmd
