@@ -47,6 +47,8 @@ func exitCode(err error) int {
 	switch status.Code(err) {
 	case codes.FailedPrecondition, codes.ResourceExhausted, codes.NotFound, codes.AlreadyExists:
 		return exitState
+	case codes.DataLoss:
+		return exitDamaged
 	case codes.InvalidArgument:
 		return exitUsage
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/bowline-csi/bowline/driver/blockdev"
 	"github.com/bowline-csi/bowline/driver/bow"
+	"github.com/bowline-csi/bowline/driver/bow/bowlog"
 	"github.com/bowline-csi/bowline/driver/engine/enginepb"
 	"github.com/bowline-csi/bowline/driver/export"
 	"github.com/bowline-csi/bowline/driver/filesystem"
@@ -291,6 +292,9 @@ func asStatus(err error) error {
 		{bow.ErrCheckpointOpen, codes.FailedPrecondition},
 		{export.ErrBusy, codes.FailedPrecondition},
 		{blockdev.ErrInUse, codes.FailedPrecondition},
+		{bowlog.ErrCorrupt, codes.DataLoss},
+		{bowlog.ErrTorn, codes.DataLoss},
+		{bowlog.ErrUnsupported, codes.DataLoss},
 		{blockdev.ErrOutOfRange, codes.InvalidArgument},
 		{context.Canceled, codes.Canceled},
 		{context.DeadlineExceeded, codes.DeadlineExceeded},

@@ -36,7 +36,7 @@ func TestAttachRefuses(t *testing.T) {
 			{file("small", []byte("too small\n"), 0), exitFailed, "small"},
 			{h.dir, exitFailed, "neither"},
 			{"/dev/null", exitFailed, "neither"},
-			{file("log", []byte("BOW\x00garbage"), mib), exitFailed, "not supported"},
+			{file("log", []byte("BOW\x00garbage"), mib), exitDamaged, "not supported"},
 		} {
 			if r := h.exits(c.code, append(mode, c.path)...); !strings.Contains(r.stderr, c.says) {
 				t.Errorf("want to be told of %q: %s", c.says, r)

@@ -222,7 +222,6 @@ type part struct {
 	from, to int64
 }
 
-func (p part) off() int64  { return p.page*pageSize + p.from }
 func (p part) whole() bool { return p.to-p.from == pageSize }
 
 // parts goes over the parts of the pages that are there and lie in the range.
