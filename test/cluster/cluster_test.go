@@ -47,6 +47,20 @@ func TestCluster(t *testing.T) {
 			t.Error("'up' with another number of nodes did not fail")
 		}
 	})
+	t.Run("Logs", func(t *testing.T) {
+		if files := c.run(t, "logs"); !strings.Contains(files, "node-2/log/services/kubelet.log\n") {
+			t.Errorf("the kubelet's log is not listed:\n%s", files)
+		}
+		if log := c.run(t, "logs", "node-1", "kubelet"); !strings.Contains(log, "Kubelet version") {
+			t.Error("the kubelet's log does not contain its version")
+		}
+	})
+	t.Run("Helm", func(t *testing.T) { c.run(t, "helm", "list", "--all-namespaces") })
+	t.Run("Postgres", func(t *testing.T) {
+		c.run(t, "load-postgres")
+		c.apply(t, "postgres.yaml")
+		equal(t, "a query", c.kubectl(t, "exec", "postgres", "--", "psql", "-Atc", "select 6*7"), "42\n")
+	})
 	t.Run("Propagation", func(t *testing.T) { testPropagation(t, c) })
 	t.Run("Service", func(t *testing.T) { testService(t, c) })
 	t.Run("Topology", func(t *testing.T) { testTopology(t, c) })
@@ -141,16 +155,19 @@ func testPropagation(t *testing.T, c cli) {
 func testService(t *testing.T, c cli) {
 	c.apply(t, "service.yaml")
 	address := c.kubectl(t, "get", "service", "server", "-o", "jsonpath={.spec.clusterIP}")
+	request := "exec 3<>/dev/tcp/" + address + "/80; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; tail -n 1 <&3"
 	// From the other node, and from the server to itself.
 	for _, pod := range []string{"client", "server"} {
 		c.until(t, 30*time.Second, func() error {
-			got, err := c.try(t, "kubectl", "--namespace="+namespace(t), "exec", pod, "--", "timeout", "5", "bash", "-c", "cat </dev/tcp/"+address+"/80")
+			got, err := c.try(t, "kubectl", "--namespace="+namespace(t), "exec", pod, "--", "timeout", "5", "bash", "-c", request)
 			if err == nil && got != "served\n" {
 				err = fmt.Errorf("the service answered %q", got)
 			}
 			return err
 		})
 	}
+	// From the control plane, as it calls webhooks.
+	equal(t, "the service through the API server", c.kubectl(t, "get", "--raw", "/api/v1/namespaces/"+namespace(t)+"/services/server:80/proxy/"), "served\n")
 }
 
 func testTopology(t *testing.T, c cli) {

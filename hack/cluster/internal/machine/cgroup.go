@@ -163,7 +163,7 @@ func (c Cgroup) Remove() error {
 			return false, err
 		}
 		for _, pid := range pids {
-			_ = unix.Kill(pid, unix.SIGKILL)
+			c.kill(pid)
 		}
 		last = c.rmdir()
 		return last == nil, nil
@@ -172,6 +172,30 @@ func (c Cgroup) Remove() error {
 		return fmt.Errorf("removing the cgroup %s: %w (%v)", c, err, last)
 	}
 	return nil
+}
+
+// kill kills the process of that number if it is in the group or below. It may
+// have ended and its number be another's by now, so that is looked up when the
+// signal can reach nobody else any more. What it cannot kill, the caller sees
+// when it looks again.
+func (c Cgroup) kill(pid int) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	groups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(groups)) {
+		// HIERARCHY:CONTROLLERS:GROUP
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) == 3 && (fields[2] == string(c) || strings.HasPrefix(fields[2], string(c)+"/")) {
+			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+			return
+		}
+	}
 }
 
 // rmdir removes the group and those below in every hierarchy, innermost first.
