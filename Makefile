@@ -19,7 +19,7 @@ TOOLS     := bin/tools
 GENERATED := '*.pb.go'
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint fuzz generate check-generated bench demo-device \
+.PHONY: help build test test-cluster lint fuzz generate check-generated bench demo-device \
 	clean cluster-up cluster-down packages
 
 help: ## list the targets
@@ -30,11 +30,18 @@ build: ## build bin/bowline
 
 test: packages lint check-generated fuzz ## install what the tests need, then lint and run all of them (root)
 	$(GO) test -race -count=1 -timeout $(TEST_TIMEOUT) $(PKG)
+ifeq ($(PKG),./...)
+	$(MAKE) test-cluster
+endif
+
+test-cluster: ## run the tests of the cluster for development; the first time builds a Kubernetes (root)
+	$(GO) test -tags cluster -count=1 -timeout 45m ./test/cluster
 
 lint: $(TOOLS)/.built ## gofmt, go vet, staticcheck and the import rules
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard -- '*.go')); \
 	if [ -n "$$unformatted" ]; then echo "not formatted with gofmt:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
+	$(GO) vet -tags cluster ./test/cluster
 	$(TOOLS)/staticcheck ./...
 	$(GO) run ./hack/lint/imports
 
