@@ -109,29 +109,38 @@ func (c *Cluster) progress(format string, args ...any) {
 	fmt.Fprintf(c.out, "cluster: "+format+"\n", args...)
 }
 
-// lock keeps other calls for the same checkout from changing the cluster at
-// the same time, until unlock is called or the process ends.
+// lock keeps other calls for the same cluster from changing it at the same
+// time, until unlock is called or the process ends.
 func (c *Cluster) lock() (unlock func(), err error) {
-	parent := filepath.Dir(c.dir)
-	if err := os.MkdirAll(parent, 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(c.dir), 0o755); err != nil {
 		return nil, err
 	}
-	// Not in the directory itself, which Down removes.
-	f, err := os.OpenFile(filepath.Join(parent, "."+c.id+".lock"), os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		c.progress("waiting for another command on this cluster")
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-	}
-	if err != nil {
+	for {
+		f, err := os.OpenFile(c.lockFile(), os.O_CREATE|os.O_RDWR, 0o644)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			c.progress("waiting for another command on this cluster")
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		}
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("locking the cluster: %w", err)
+		}
+		// Whoever had it may have been Down, which removes the file.
+		locked, err1 := f.Stat()
+		current, err2 := os.Stat(c.lockFile())
+		if err1 == nil && err2 == nil && os.SameFile(locked, current) {
+			return func() { f.Close() }, nil
+		}
 		f.Close()
-		return nil, fmt.Errorf("locking the cluster: %w", err)
 	}
-	return func() { f.Close() }, nil
 }
+
+// lockFile is beside the cluster's directory, since Up makes that anew.
+func (c *Cluster) lockFile() string { return filepath.Join(filepath.Dir(c.dir), "."+c.id+".lock") }
 
 func (c *Cluster) load() (state, error) {
 	var s state

@@ -25,6 +25,9 @@ func (c *Cluster) Down() error {
 	if err := c.remove(); err != nil {
 		return err
 	}
+	if err := os.Remove(c.lockFile()); err != nil {
+		return fmt.Errorf("removing the lock: %w", err)
+	}
 	c.progress("nothing is left of the cluster")
 	return nil
 }
