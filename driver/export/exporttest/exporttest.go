@@ -257,7 +257,7 @@ func (s suite) verify(t *testing.T) {
 			out, err := exec.CommandContext(t.Context(), "fio", "--name=verify", "--filename="+e.Path(),
 				"--direct=1", "--ioengine=libaio", "--iodepth=16", "--rw=randwrite",
 				"--bsrange="+strconv.Itoa(blockSize)+"-256k", "--blockalign="+strconv.Itoa(blockSize),
-				"--verify=crc32c", "--verify_fatal=1", "--size=32m").CombinedOutput()
+				"--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", "--size=32m").CombinedOutput()
 			if err != nil {
 				t.Errorf("fio: %v\n%s", err, out)
 			}
