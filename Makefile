@@ -46,6 +46,7 @@ lint: $(TOOLS)/.built ## gofmt, go vet, staticcheck and the import rules
 	$(GO) vet ./...
 	$(GO) vet -tags cluster ./test/cluster
 	$(TOOLS)/staticcheck ./...
+	$(TOOLS)/staticcheck -tags cluster ./test/cluster
 	$(GO) run ./hack/lint/imports
 
 fuzz: ## run every fuzz target for FUZZTIME seconds
