@@ -3,6 +3,7 @@ package restore_test
 import (
 	"bytes"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,7 +17,9 @@ type disk struct {
 	data   []byte
 	unit   int
 	bad    [2]int64 // bytes that cannot be read
-	writes [][2]int64
+
+	mu     sync.Mutex
+	writes [][2]int64 // guarded by mu while there are requests
 }
 
 var errBad = errors.New("medium error")
@@ -35,7 +38,9 @@ func (d *disk) WriteAt(p []byte, off int64) (int, error) {
 	if err := blockdev.CheckRange(off, int64(len(p)), d.Size(), d.unit); err != nil {
 		return 0, err
 	}
+	d.mu.Lock()
 	d.writes = append(d.writes, [2]int64{off, off + int64(len(p))})
+	d.mu.Unlock()
 	return copy(d.data[off:], p), nil
 }
 
