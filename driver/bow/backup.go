@@ -1,6 +1,7 @@
 package bow
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 
@@ -39,30 +40,59 @@ type copyJob struct {
 // overwrite runs write, which overwrites [off, off+length), after what must be
 // kept of that range has been saved. The caller is in state Checkpoint.
 func (e *Engine) overwrite(off, length int64, write func() error) error {
-	start, end := off/e.blockSize, (off+length)/e.blockSize
-	l := e.lock(start, end)
+	l, b, err := e.lockAndPrepare(off/e.blockSize, (off+length)/e.blockSize)
 	defer e.unlock(l)
-	b, err := e.prepare(start, end)
-	if err != nil {
-		return fmt.Errorf("overwriting [%d, +%d): %w", off, length, err)
+	if err == nil && b != nil {
+		err = e.save(b)
 	}
-	if b != nil {
-		if err := e.save(b); err != nil {
-			return fmt.Errorf("backing up [%d, +%d): %w", off, length, err)
+	if err != nil {
+		if errors.Is(err, ErrNoSpace) {
+			e.outOfSpace.Add(1)
 		}
+		return fmt.Errorf("overwriting [%d, +%d): %w", off, length, err)
 	}
 	return write()
 }
 
-// prepare finds out what is to be saved of [start, end), reserves the space for
-// it, and makes what was Free Written. It returns nil if there is nothing to
-// save.
-func (e *Engine) prepare(start, end int64) (*backup, error) {
+// lockAndPrepare locks [start, end) and prepares to overwrite it. The lock is held
+// whether or not there is an error.
+func (e *Engine) lockAndPrepare(start, end int64) (*rangeLock, *backup, error) {
+	for {
+		l := e.lock(start, end)
+		b, moved, err := e.prepare(l)
+		if !moved {
+			return l, b, err
+		}
+		e.unlock(l)
+	}
+}
+
+// prepare finds out what is to be saved of the range of l, reserves the space for
+// it, and makes what was Free Written. It returns nil if there is nothing to save.
+//
+// Free blocks of the range can become something else until then. If one of them
+// became the place of the live block 0, which l does not hold, it reports that it
+// has moved there, and nothing else has happened.
+func (e *Engine) prepare(l *rangeLock) (b *backup, moved bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for e.reservedInLocked(start, end) {
+	for {
+		for e.reservedInLocked(l.start, l.end) {
+			e.mu.reserved.Wait()
+		}
+		if l.start <= e.mu.sector0 && e.mu.sector0 < l.end && !l.zero {
+			return nil, true, nil
+		}
+		b, err = e.prepareLocked(l.start, l.end)
+		if !errors.Is(err, ErrNoSpace) || e.mu.types.Total(Reserved.Class()) == 0 {
+			return b, false, err
+		}
+		// Some of what others have reserved may become free again.
 		e.mu.reserved.Wait()
 	}
+}
+
+func (e *Engine) prepareLocked(start, end int64) (*backup, error) {
 	if x := e.mu.types.Get(start); x.End >= end && (x.Value == Changed || x.Value == Written) {
 		return nil, nil
 	}
@@ -91,7 +121,6 @@ func (e *Engine) prepare(start, end int64) (*backup, error) {
 			e.mu.types.Set(x.start, x.end, before[i])
 		}
 		e.setAllLocked(b.cut, Spare)
-		e.outOfSpace.Add(1)
 		return nil, err
 	}
 	if len(b.cut) > 0 {
@@ -107,12 +136,20 @@ func (e *Engine) prepare(start, end int64) (*backup, error) {
 // writes there will go on there, and each cut costs a write of the log.
 const cutMargin = 8 << 20
 
-// cutReserveLocked takes what is around b.cut out of the reserve as well.
+// cutReserveLocked takes what is around b.cut out of the reserve as well, as long as
+// most of the reserve stays: until the log is written, nobody can use it.
 func (e *Engine) cutReserveLocked(b *backup) {
 	margin := cutMargin / e.blockSize
 	start := max(b.cut[0].start-margin, 0)
 	end := min(b.cut[len(b.cut)-1].end+margin, e.mu.types.Size())
-	b.margin = e.extentsLocked(start, end, Spare)
+	most := e.mu.types.Total(Spare.Class()) / 4
+	for _, x := range e.extentsLocked(start, end, Spare) {
+		x.end = min(x.end, x.start+most)
+		most -= x.len()
+		if x.len() > 0 {
+			b.margin = append(b.margin, x)
+		}
+	}
 	e.setAllLocked(b.margin, Reserved)
 }
 
@@ -225,7 +262,7 @@ func (b *backup) pairUp() {
 // save copies what b says, puts it into the log, and gives the blocks the types
 // that follow from that.
 func (e *Engine) save(b *backup) error {
-	req := logRequest{shadows: b.newShadows, sector0: b.newCurrent}
+	req := logRequest{shadows: b.newShadows, sector0: b.newCurrent, failures: e.flushFailures.Load()}
 	for _, c := range b.copies {
 		entry, err := e.copyBlocks(c)
 		if err != nil {

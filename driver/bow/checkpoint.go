@@ -3,6 +3,7 @@ package bow
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"time"
 
@@ -265,12 +266,14 @@ func (e *Engine) Commit() error {
 		return fmt.Errorf("committing in state %s: %w", e.state, ErrState)
 	}
 	// Block 0 may have been written and not flushed.
-	if err := e.dev.Flush(); err != nil {
+	if err := e.flushForUser(); err != nil {
 		return fmt.Errorf("committing: %w", err)
 	}
 	if err := bowlog.GiveBack(e.dev, e.log.block, e.log.block.Sector0); err != nil {
+		// Block 0 may already say that this was a commit.
+		e.flushFailed()
 		e.log.unsettled.Store(true)
-		return fmt.Errorf("committing: %w", err)
+		return fmt.Errorf("committing: %w", errors.Join(err, e.log.resettle()))
 	}
 	e.log.block = nil
 	e.log.unsettled.Store(false)

@@ -64,6 +64,13 @@ type Engine struct {
 		moved int64 // bytes of backups moved since the checkpoint
 	}
 
+	// A flush that fails may have dropped anything that was written before it,
+	// and the next one may succeed all the same. So failures are counted, for
+	// those whose copies it may have been, and those of the log's own flushes
+	// are told to the next user who asks for one.
+	flushFailures atomic.Int64
+	flushLost     atomic.Bool
+
 	outOfSpace atomic.Int64 // requests that failed with ErrNoSpace since the checkpoint
 }
 
@@ -146,6 +153,33 @@ func (e *Engine) Grow() error {
 	e.mu.types.Resize(blocks, Unchanged)
 	e.resetPlacementLocked()
 	e.size.Store(blocks * e.blockSize)
+	return nil
+}
+
+// errLostFlush is what a user gets whose writes may be lost because a flush failed
+// that somebody else had asked for.
+var errLostFlush = errors.New("an earlier flush failed: what was written before it may be lost")
+
+// flush flushes the device below for the engine itself. It fails as well if any
+// other flush has failed since the number of failures was that given.
+func (e *Engine) flush(failures int64) error {
+	if err := e.dev.Flush(); err != nil {
+		e.flushFailed()
+		return err
+	}
+	return e.noFailureSince(failures)
+}
+
+// flushFailed notes that a flush for the engine itself has failed.
+func (e *Engine) flushFailed() {
+	e.flushFailures.Add(1)
+	e.flushLost.Store(true)
+}
+
+func (e *Engine) noFailureSince(failures int64) error {
+	if e.flushFailures.Load() != failures {
+		return errLostFlush
+	}
 	return nil
 }
 

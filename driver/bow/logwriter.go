@@ -41,6 +41,8 @@ type logRequest struct {
 	sector0 int64    // new block of the live content of block 0, or 0
 	shadows [2]int64 // new blocks for the shadows, or 0
 
+	failures int64 // flushes that had failed before the first copy was written
+
 	written bool
 	err     error
 	turn    chan bool // true: lead the next batch; closed: it is done
@@ -95,8 +97,23 @@ func (w *logWriter) settle() error {
 	if w.engine.state != Checkpoint {
 		return nil
 	}
-	_, err := w.append(&logRequest{})
+	_, err := w.append(&logRequest{failures: w.engine.flushFailures.Load()})
 	return err
+}
+
+// resettle writes the log block in force once more, if the disk may have another
+// one, or a torn one. Its shadow is durable, and it stays so until this has
+// succeeded.
+func (w *logWriter) resettle() error {
+	if !w.unsettled.Load() {
+		return nil
+	}
+	if err := bowlog.Write(w.engine.dev, w.block); err != nil {
+		w.engine.flushFailed()
+		return err
+	}
+	w.unsettled.Store(false)
+	return nil
 }
 
 // fullBlock is a log block that has become full, and where it goes.
@@ -111,7 +128,12 @@ func (w *logWriter) write(batch []*logRequest) {
 	next.Ext.Generation++
 	var full []fullBlock
 	added := make([]*logRequest, 0, len(batch))
+	failures := w.engine.flushFailures.Load()
 	for _, req := range batch {
+		if req.failures != failures {
+			req.err = errLostFlush // its copies may be lost
+			continue
+		}
 		blocks, err := w.add(next, req)
 		if err != nil {
 			req.err = err
@@ -126,7 +148,7 @@ func (w *logWriter) write(batch []*logRequest) {
 	w.engine.mu.Lock()
 	next.Ext.Reserve = w.engine.reserveRunsLocked()
 	w.engine.mu.Unlock()
-	written, err := w.put(next, full)
+	written, err := w.put(next, full, failures)
 	if written {
 		w.engine.keep(full)
 		w.block = next
@@ -162,9 +184,14 @@ func (e *Engine) keep(full []fullBlock) {
 }
 
 // put writes the log block next, and the full ones before it. It tells whether
-// next may have reached block 0.
-func (w *logWriter) put(next *bowlog.Block, full []fullBlock) (written bool, err error) {
+// next may have reached block 0. failures is the number of flushes that had failed
+// when the batch began.
+func (w *logWriter) put(next *bowlog.Block, full []fullBlock, failures int64) (written bool, err error) {
 	dev := w.engine.dev
+	// Only then may the other shadow be overwritten.
+	if err := w.resettle(); err != nil {
+		return false, err
+	}
 	for _, f := range full {
 		if _, err := dev.WriteAt(f.content, f.at.start*w.engine.blockSize); err != nil {
 			return false, fmt.Errorf("writing a full log block: %w", err)
@@ -173,10 +200,14 @@ func (w *logWriter) put(next *bowlog.Block, full []fullBlock) (written bool, err
 	if err := writeShadow(dev, next); err != nil {
 		return false, err
 	}
-	if err := dev.Flush(); err != nil {
+	if err := w.engine.flush(failures); err != nil {
 		return false, fmt.Errorf("flushing the copies: %w", err)
 	}
-	return true, bowlog.Write(dev, next)
+	if err := bowlog.Write(dev, next); err != nil {
+		w.engine.flushFailed()
+		return true, err
+	}
+	return true, w.engine.noFailureSince(failures)
 }
 
 // writeShadow writes b to the shadow whose turn it is. Where a block is written

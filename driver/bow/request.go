@@ -115,7 +115,19 @@ func (e *Engine) Flush() error {
 	if err := e.log.settle(); err != nil {
 		return err
 	}
-	return e.dev.Flush()
+	return e.flushForUser()
+}
+
+// flushForUser flushes the device below for those who wrote to this one.
+func (e *Engine) flushForUser() error {
+	if err := e.dev.Flush(); err != nil {
+		e.flushFailures.Add(1)
+		return err
+	}
+	if e.flushLost.Swap(false) {
+		return errLostFlush
+	}
+	return nil
 }
 
 // noteWrite takes a range that is about to be written off the free ones, in Trim

@@ -30,6 +30,10 @@ func (e *Engine) resume(head *bowlog.Block) error {
 	case head.Ext.DeviceSize/e.blockSize != e.mu.types.Size():
 		return fmt.Errorf("%w of a device of %d bytes, which has %d now; restore it or roll it forward", ErrCheckpointOpen, head.Ext.DeviceSize, e.dev.Size())
 	}
+	live, shadows := head.Sector0, head.Ext.Shadows
+	if shadows[0] == 0 || shadows[1] == 0 || shadows[0] == shadows[1] || shadows[0] == live || shadows[1] == live {
+		return fmt.Errorf("%w, with two uses for a block: shadows at sectors %d and %d, block 0 at %d: %w", ErrCheckpointOpen, shadows[0], shadows[1], live, bowlog.ErrCorrupt)
+	}
 	// Nobody else knows the engine yet.
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -79,5 +83,10 @@ func (e *Engine) readLogLocked(head *bowlog.Block) error {
 		types.Set(start, start+int64(r.Sectors/perBlock), Spare)
 	}
 	e.setAllLocked(held, Backup)
+	for _, s := range head.Ext.Shadows {
+		if t := types.Get(int64(s / perBlock)).Value; t != Stale && t != Spare {
+			return fmt.Errorf("%w: shadow at sector %d, which is %s", bowlog.ErrCorrupt, s, t)
+		}
+	}
 	return nil
 }

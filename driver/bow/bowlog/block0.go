@@ -12,7 +12,7 @@ import (
 const maxBlockSize = 4096
 
 // Load reads the log block in force from dev: block 0, or, if that is torn, the
-// newest whole shadow of the same checkpoint. The block is validated against
+// whole shadow of the same checkpoint and generation, or of the next one. The block is validated against
 // the size of dev. Load writes nothing.
 //
 // Errors wrap ErrNoLog if dev has no log, ErrUnsupported, ErrTorn (block 0 is
@@ -34,21 +34,23 @@ func Load(dev blockdev.Device) (*Block, error) {
 	if err := b.Validate(dev.Size()); err != nil {
 		return nil, err
 	}
-	var newest *Block
+	var best *Block
 	for _, sector := range b.Ext.Shadows {
 		s, err := loadShadow(dev, b, sector)
 		if err != nil {
 			torn = fmt.Errorf("%w; shadow at sector %d: %w", torn, sector, err)
 			continue
 		}
-		if newest == nil || s.Ext.Generation > newest.Ext.Generation {
-			newest = s
+		// One of the same generation as the header was flushed before the
+		// header was written. The next one may be a write that was given up.
+		if best == nil || s.Ext.Generation == b.Ext.Generation {
+			best = s
 		}
 	}
-	if newest == nil {
+	if best == nil {
 		return nil, fmt.Errorf("block 0: %w", torn)
 	}
-	return newest, nil
+	return best, nil
 }
 
 // loadShadow reads the second copy at sector of the log block whose header, in

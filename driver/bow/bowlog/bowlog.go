@@ -66,8 +66,8 @@
 // header fits in it. So the header is always old or new, and header_crc proves
 // it; entries_crc tells whether the rest of the block belongs to it. Each log
 // block is written and flushed to a shadow before it is written to block 0. So
-// when block 0 is torn, the newest whole shadow of the same checkpoint is the
-// log (Load). When block 0 is whole, it is the log, also if a shadow is newer:
+// when block 0 is torn, the log is the whole shadow of the same checkpoint whose
+// generation is that of the header in block 0, or the next one (Load). When block 0 is whole, it is the log, also if a shadow is newer:
 // the copies that a newer one names may not have reached the disk.
 //
 // # A half-restored device

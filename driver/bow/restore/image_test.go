@@ -14,9 +14,9 @@ import (
 // disk is a device in memory that remembers what was written where and fails
 // reads of one range.
 type disk struct {
-	data   []byte
-	unit   int
-	bad    [2]int64 // bytes that cannot be read
+	data []byte
+	unit int
+	bad  [2]int64 // bytes that cannot be read
 
 	mu     sync.Mutex
 	writes [][2]int64 // guarded by mu while there are requests
