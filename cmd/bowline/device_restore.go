@@ -14,9 +14,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// openBare opens a device that is not attached, for as long as f runs. It is read
-// and written through the page cache: a restore reads most of it twice, and a log
-// may have blocks that are smaller than direct I/O can do.
+// openBare opens a device that is not attached, for as long as f runs. A log with
+// blocks smaller than direct I/O can do is read through the page cache.
 func (o *deviceOptions) openBare(ctx context.Context, path string, f func(dev *blockdev.File) error, flags ...blockdev.Flag) error {
 	real, err := realPath(path)
 	if err != nil {
@@ -25,7 +24,7 @@ func (o *deviceOptions) openBare(ctx context.Context, path string, f func(dev *b
 	if err := refuseAttached(ctx, o.runDir, real); err != nil {
 		return err
 	}
-	dev, err := blockdev.Open(real, append(flags, blockdev.Exclusive, blockdev.Buffered)...)
+	dev, err := blockdev.Open(real, append(flags, blockdev.Exclusive)...)
 	if errors.Is(err, blockdev.ErrInUse) {
 		return fmt.Errorf("%w: is it mounted or attached?", err)
 	}
@@ -35,10 +34,20 @@ func (o *deviceOptions) openBare(ctx context.Context, path string, f func(dev *b
 	if err := refuseLoop(real); err != nil {
 		return errors.Join(err, dev.Close())
 	}
-	if err := f(dev); err != nil {
-		return errors.Join(fmt.Errorf("%s: %w", path, err), dev.Close())
+	err = f(dev)
+	if errors.Is(err, restore.ErrBlockSize) {
+		if cerr := dev.Close(); cerr != nil {
+			return cerr
+		}
+		if dev, err = blockdev.Open(real, append(flags, blockdev.Exclusive, blockdev.Buffered)...); err != nil {
+			return err
+		}
+		err = f(dev)
 	}
-	return dev.Close()
+	if err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	return errors.Join(err, dev.Close())
 }
 
 func (o *deviceOptions) inspectCommand() *cobra.Command {
