@@ -12,7 +12,8 @@ import (
 // here from Debian's packages and is as small as the image of that name.
 const baseName = "docker.io/library/debian:bookworm-slim"
 
-// baseRecipe makes the base image's root file system; the output file follows.
+// baseRecipe makes the base image's root file system, from where mmdebstrap finds
+// Debian, updates included; the output file follows.
 var baseRecipe = []string{
 	"mmdebstrap", "--variant=minbase", "--quiet",
 	// What the slim image of Debian leaves out, too.
@@ -20,13 +21,6 @@ var baseRecipe = []string{
 	"--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
 	"--dpkgopt=path-exclude=/usr/share/info/*",
 	"bookworm",
-}
-
-// debianSources are where it comes from.
-var debianSources = []string{
-	"deb http://deb.debian.org/debian bookworm main",
-	"deb http://deb.debian.org/debian bookworm-updates main",
-	"deb http://deb.debian.org/debian-security bookworm-security main",
 }
 
 // An Image is a file that a container runtime imports, and the name that the
@@ -40,7 +34,7 @@ type Image struct {
 const imageFile = "image.tar"
 
 func (c *Cache) baseDigest() (digest, error) {
-	return digestOf(append(append([]string{runtime.GOARCH}, baseRecipe...), debianSources...))
+	return digestOf(append([]string{runtime.GOARCH}, baseRecipe...))
 }
 
 // Base returns Debian's smallest system as an image.
@@ -53,7 +47,7 @@ func (c *Cache) Base(ctx context.Context) (Image, error) {
 		c.progress("base image: installing a minimal Debian")
 		root := filepath.Join(dir, "root.tar")
 		defer os.Remove(root)
-		if err := c.run(ctx, dir, nil, append(append(baseRecipe[:len(baseRecipe):len(baseRecipe)], root), debianSources...)...); err != nil {
+		if err := c.run(ctx, dir, nil, append(baseRecipe[:len(baseRecipe):len(baseRecipe)], root)...); err != nil {
 			return err
 		}
 		dockerfile := "FROM scratch\nADD root.tar /\nCMD [\"/bin/bash\"]\n"
