@@ -47,6 +47,14 @@
 // flushes (logWriter). When a request returns an error before the last line,
 // nothing of it has been written.
 //
+// # After a crash
+//
+// Open carries on with an open checkpoint from what is on the device (resume). The
+// log tells what has a backup; the free map, written when the checkpoint was
+// opened, what was free then. Which of that the file system has written since
+// nobody knows (Stale), except for a small reserve (Spare): before the file system
+// writes there, a log block without it is durable.
+//
 // # Invariants
 //
 //   - The blocks to be put back (Changed) were in use at the checkpoint; the

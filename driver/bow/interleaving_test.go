@@ -104,17 +104,24 @@ func TestFlushFailsForOthers(t *testing.T) {
 	f.wantRollback(128)
 }
 
+// newLongLog is a fixture with a checkpoint open and so many entries in its log
+// block that it is more than its first sector.
+func newLongLog(t *testing.T) *fixture {
+	t.Helper()
+	f := newFixture(t, 1024, 256, 128)
+	f.checkpoint()
+	for i := range int64(34) {
+		f.must(f.write(60-i, 'a'))
+	}
+	return f
+}
+
 // TestShadowThatWasGivenUp: the power goes twice. The first time, a log block had
 // reached its shadow and not block 0; the checkpoint is carried on without it. The
 // second time block 0 is torn, and that shadow, of the same generation as the write
 // that tore it, is still where the header says. It must not be believed.
 func TestShadowThatWasGivenUp(t *testing.T) {
-	f := newFixture(t, 1024, 256, 128)
-	f.checkpoint()
-	// So many entries that a log block is more than its first sector.
-	for i := range int64(34) {
-		f.must(f.write(60-i, 'a'))
-	}
+	f := newLongLog(t)
 	f.must(f.engine.Flush())
 	// noPower fails writes of block 0, and keeps what was on dev before the first.
 	noPower := func(tap *tap, dev *memdev.Device) (then **memdev.Device) {
@@ -175,11 +182,7 @@ func TestShadowThatWasGivenUp(t *testing.T) {
 // TestBlock0CannotBeWritten: for a while writes of block 0 fail and tear it. What
 // is on the disk can be restored at any time.
 func TestBlock0CannotBeWritten(t *testing.T) {
-	f := newFixture(t, 1024, 256, 128)
-	f.checkpoint()
-	for i := range int64(34) {
-		f.must(f.write(60-i, 'a'))
-	}
+	f := newLongLog(t)
 	f.tap.intercept(func(o op) error {
 		if o.kind == 'w' && o.off == 0 {
 			if _, err := f.mem.WriteAt(make([]byte, 512), 512); err != nil {
