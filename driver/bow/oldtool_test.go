@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/bowline-csi/bowline/driver/blockdev/memdev"
@@ -16,7 +17,9 @@ import (
 // left; and where it stopped half-way, at any of its writes, our restore finishes.
 func TestOldTool(t *testing.T) {
 	perBlockSize(t, func(t *testing.T, bs int) {
-		for _, seed := range []uint64{1, 2, 3, rand.Uint64()} {
+		// The fixed seeds are known to fill log blocks; a random one need not.
+		known := []uint64{1, 2, 3}
+		for _, seed := range append(known, rand.Uint64()) {
 			t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 				m := newModel(t, seed, bs, 400, 512)
 				m.checkpoint(0.6)
@@ -26,7 +29,7 @@ func TestOldTool(t *testing.T) {
 				for range 300 {
 					m.undemanding()
 				}
-				if m.engine.Stats().LogSequence == 0 && bs == 512 {
+				if m.engine.Stats().LogSequence == 0 && bs == 512 && slices.Contains(known, seed) {
 					t.Errorf("no log block became full")
 				}
 				image := m.image()
