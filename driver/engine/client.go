@@ -48,6 +48,14 @@ func Dial(path string) (enginepb.EngineClient, io.Closer, error) {
 type Volume struct {
 	Client enginepb.EngineClient
 	Name   string
+
+	// ID is the UUID that Checkpoint gives to the checkpoint; "" lets the engine
+	// choose one.
+	ID string
+
+	// CommitWhenFull makes Checkpoint open one that ends by itself, with a
+	// commit, when there is no space left for backups.
+	CommitWhenFull bool
 }
 
 // StartTrim begins to look for free space.
@@ -74,6 +82,34 @@ func (v Volume) MarkFree(ctx context.Context, extents []blockdev.Extent) error {
 
 // Checkpoint opens a checkpoint.
 func (v Volume) Checkpoint(ctx context.Context) error {
-	_, err := v.Client.Checkpoint(ctx, &enginepb.CheckpointRequest{Name: v.Name})
+	_, err := v.Client.Checkpoint(ctx, &enginepb.CheckpointRequest{Name: v.Name, Id: v.ID, CommitWhenFull: v.CommitWhenFull})
 	return err
+}
+
+// Restore puts the volume name with the backing device path, which is not
+// attached, back to its checkpoint. It calls progress, which may be nil, now and
+// then, and returns what was done.
+func Restore(ctx context.Context, c enginepb.EngineClient, name, path string, progress func(*enginepb.RestoreProgress)) (*enginepb.RestoreResult, error) {
+	// Ends the call if the stream is not read to its end.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := c.Restore(ctx, &enginepb.RestoreRequest{Name: name, Path: path})
+	if err != nil {
+		return nil, err
+	}
+	for {
+		p, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			err = fmt.Errorf("restoring %s: the engine did not say how it ended", path)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if p.Result != nil {
+			return p.Result, nil
+		}
+		if progress != nil {
+			progress(p)
+		}
+	}
 }
