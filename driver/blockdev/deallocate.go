@@ -8,12 +8,17 @@ import (
 )
 
 // Discard gives the range back: as a hole in a regular file, with BLKDISCARD on
-// a block device. Where that is not supported it does nothing.
+// a block device. With KeepAllocated, a regular file has unwritten extents there
+// instead. Where that is not supported it does nothing.
 func (f *File) Discard(off, length int64) error {
 	if err := f.checkChange("discarding", off, length); err != nil || length == 0 {
 		return err
 	}
-	err := f.deallocate(unix.BLKDISCARD, unix.FALLOC_FL_PUNCH_HOLE, off, length)
+	mode := uint32(unix.FALLOC_FL_PUNCH_HOLE)
+	if f.keep {
+		mode = unix.FALLOC_FL_ZERO_RANGE
+	}
+	err := f.deallocate(unix.BLKDISCARD, mode, off, length)
 	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 		return f.wrap("discarding", off, length, err)
 	}

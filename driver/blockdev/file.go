@@ -31,6 +31,11 @@ const (
 	// whatever direct I/O would need. It is for content in blocks smaller than
 	// that.
 	Buffered
+
+	// KeepAllocated makes Discard of a regular file keep the space: the range
+	// reads as zeros then, and writing it again cannot run out of space. It is
+	// for files that were allocated beforehand. Holes of the file are filled.
+	KeepAllocated
 )
 
 // File is a regular file or a block device of the kernel as a Device. Its size
@@ -48,6 +53,7 @@ type File struct {
 	fd       int
 	device   bool // a block device, not a regular file
 	readOnly bool
+	keep     bool // discards keep the space
 	locked   bool // holds the flock
 	align    alignment
 	size     atomic.Int64
@@ -73,7 +79,7 @@ func open(path string, flags Flag) (_ *File, err error) {
 	if err := retry(func() error { return unix.Stat(path, &st) }); err != nil {
 		return nil, err
 	}
-	f := &File{path: path, readOnly: flags&ReadOnly != 0}
+	f := &File{path: path, readOnly: flags&ReadOnly != 0, keep: flags&KeepAllocated != 0}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 	case unix.S_IFBLK:

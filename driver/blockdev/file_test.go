@@ -125,6 +125,11 @@ func TestFile(t *testing.T) {
 				return openFile(t, newImage(t, place.dir(t), imageSize), blockdev.Exclusive)
 			})
 		})
+		t.Run(place.name+"KeepAllocated", func(t *testing.T) {
+			blockdevtest.Run(t, func(t *testing.T) blockdev.Device {
+				return openFile(t, newImage(t, place.dir(t), imageSize), blockdev.KeepAllocated)
+			})
+		})
 	}
 }
 
@@ -303,6 +308,45 @@ func TestAllocation(t *testing.T) {
 	}
 	if n := allocated(t, path); n > imageSize*3/4 {
 		t.Errorf("%d bytes allocated after discarding half", n)
+	}
+}
+
+// TestKeepAllocated: with that flag a discard gives nothing back, and does nothing
+// at all where the file system cannot do better.
+func TestKeepAllocated(t *testing.T) {
+	content := bytes.Repeat([]byte{1}, imageSize)
+	for _, test := range []struct {
+		name   string
+		dir    string
+		expect []byte // after the discard
+	}{
+		{"Disk", t.TempDir(), make([]byte, imageSize/2)},
+		{"Tmpfs", tmpfs(t), content[:imageSize/2]},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := newImage(t, test.dir, imageSize)
+			f := openFile(t, path, blockdev.KeepAllocated)
+			defer f.Close()
+			if _, err := f.WriteAt(content, 0); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.Discard(0, imageSize/2); err != nil {
+				t.Fatal(err)
+			}
+			if n := allocated(t, path); n < imageSize {
+				t.Errorf("%d bytes allocated after discarding half", n)
+			}
+			got := make([]byte, imageSize)
+			if _, err := f.ReadAt(got, 0); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got[:imageSize/2], test.expect) {
+				t.Error("the discarded half does not read as it should")
+			}
+			if !bytes.Equal(got[imageSize/2:], content[imageSize/2:]) {
+				t.Error("the other half has changed")
+			}
+		})
 	}
 }
 
