@@ -32,9 +32,10 @@ const (
 	// that.
 	Buffered
 
-	// KeepAllocated makes Discard of a regular file keep the space: the range
-	// reads as zeros then, and writing it again cannot run out of space. It is
-	// for files that were allocated beforehand. Holes of the file are filled.
+	// KeepAllocated is for regular files that were allocated beforehand: neither
+	// Discard nor WriteZeroes gives space back, not even for a moment, so
+	// writing the range again cannot run out of space. Discard does nothing
+	// where the file system cannot do that; where it can, holes are filled.
 	KeepAllocated
 )
 
@@ -53,7 +54,8 @@ type File struct {
 	fd       int
 	device   bool // a block device, not a regular file
 	readOnly bool
-	keep     bool // discards keep the space
+	keep     bool // KeepAllocated
+	inPlace  bool // the file system zeroes ranges without giving up their space
 	locked   bool // holds the flock
 	align    alignment
 	size     atomic.Int64
@@ -113,6 +115,10 @@ func open(path string, flags Flag) (_ *File, err error) {
 		return nil, err
 	}
 	if err := f.readSize(); err != nil {
+		return nil, err
+	}
+	f.inPlace, err = zeroesInPlace(f.fd)
+	if err != nil {
 		return nil, err
 	}
 	return f, nil
