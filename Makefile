@@ -16,7 +16,7 @@ PKG ?= ./...
 BENCH ?=
 
 TOOLS     := bin/tools
-GENERATED := '*.pb.go'
+GENERATED := '*.pb.go' '*/zz_generated.*.go' 'crds/*.yaml'
 
 .DEFAULT_GOAL := help
 .PHONY: help build test test-cluster lint fuzz generate check-generated bench demo-device \

@@ -1,20 +1,24 @@
 #!/usr/bin/env bash
-# Writes the Go code of every .proto file in the tree anew, next to it, with
-# the plugins pinned in hack/tools.
+# Writes generated files anew, with the tools pinned in hack/tools: the Go code
+# of every .proto file in the tree, next to it; the deep copies of the API's
+# types, next to them; and their custom resource definitions, in crds.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 mapfile -t protos < <(git ls-files --cached --others --exclude-standard -- '*.proto' | sort)
-if [ ${#protos[@]} -eq 0 ]; then
-	echo "generate: no .proto files"
-	exit 0
+if [ ${#protos[@]} -gt 0 ]; then
+	if ! command -v protoc >/dev/null; then
+		echo "generate: protoc is missing: run hack/install-packages.sh" >&2
+		exit 1
+	fi
+	echo "generate: ${protos[*]}"
+	PATH="$PWD/bin/tools:$PATH" protoc -I . \
+		--go_out=. --go_opt=paths=source_relative \
+		--go-grpc_out=. --go-grpc_opt=paths=source_relative \
+		"${protos[@]}"
 fi
-if ! command -v protoc >/dev/null; then
-	echo "generate: protoc is missing: run hack/install-packages.sh" >&2
-	exit 1
-fi
-echo "generate: ${protos[*]}"
-PATH="$PWD/bin/tools:$PATH" protoc -I . \
-	--go_out=. --go_opt=paths=source_relative \
-	--go-grpc_out=. --go-grpc_opt=paths=source_relative \
-	"${protos[@]}"
+
+echo "generate: api/..., crds"
+# A definition of a type that is no more would stay otherwise.
+rm -f crds/*.yaml
+bin/tools/controller-gen object crd paths=./api/... output:crd:dir=crds
