@@ -2,7 +2,6 @@ package bow
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -80,25 +79,44 @@ func (e *Engine) MarkFree(off, length int64) error {
 	return nil
 }
 
+// CheckpointOptions say how a checkpoint is opened.
+type CheckpointOptions struct {
+	// ID is the name of the checkpoint; zero means a random one.
+	ID bowlog.ID
+
+	// CommitWhenFull ends the checkpoint with a commit when a write needs a
+	// backup and there is no space for it, instead of failing the write with
+	// ErrNoSpace. It stays with the checkpoint on the device. Once a rollback was
+	// asked for, writes fail all the same: they will be thrown away anyway.
+	CommitWhenFull bool
+}
+
 // Checkpoint opens a checkpoint: from now on the content of this instant can be
 // had back. The file system should be frozen. It fails with ErrState if the
 // engine is not in Trim and with ErrNoSpace if hardly anything is free. ctx is
 // obeyed until the requests under way have ended; from then on writes wait, and
-// what is written after that instant is not in the checkpoint.
+// what is written after that instant is not in the checkpoint. If the checkpoint
+// o.ID is open already, there is nothing to do.
 //
 // If I/O fails, the engine is as before; but if not even block 0 can be put
 // back, it is in Checkpoint, where block 0 is served from its copy, and Commit
 // tries again to put it back.
-func (e *Engine) Checkpoint(ctx context.Context) error {
+func (e *Engine) Checkpoint(ctx context.Context, o CheckpointOptions) error {
 	e.transition.Lock()
 	defer e.transition.Unlock()
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("opening a checkpoint: %w", err)
 	}
+	if e.state == Checkpoint && o.ID != (bowlog.ID{}) && o.ID == e.log.block.Ext.Checkpoint {
+		if err := e.log.resettle(); err != nil {
+			return fmt.Errorf("opening a checkpoint: %w", err)
+		}
+		return nil
+	}
 	if e.state != Trim {
 		return fmt.Errorf("opening a checkpoint in state %s: %w", e.state, ErrState)
 	}
-	c, err := e.planCheckpoint()
+	c, err := e.planCheckpoint(o)
 	if err != nil {
 		return fmt.Errorf("opening a checkpoint: %w", err)
 	}
@@ -130,11 +148,16 @@ type newCheckpoint struct {
 
 // planCheckpoint decides where everything goes that a checkpoint needs from the
 // beginning, and reserves that.
-func (e *Engine) planCheckpoint() (*newCheckpoint, error) {
+func (e *Engine) planCheckpoint(o CheckpointOptions) (*newCheckpoint, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	ext := &bowlog.Extension{Opened: time.Now(), Generation: 1, DeviceSize: e.dev.Size()}
-	rand.Read(ext.Checkpoint[:])
+	ext := &bowlog.Extension{
+		Checkpoint: o.ID, CommitWhenFull: o.CommitWhenFull,
+		Opened: time.Now(), Generation: 1, DeviceSize: e.dev.Size(),
+	}
+	if o.ID == (bowlog.ID{}) {
+		ext.Checkpoint = bowlog.NewID()
+	}
 	c := &newCheckpoint{
 		block:   &bowlog.Block{BlockSize: int(e.blockSize), Ext: ext},
 		freeMap: &bowlog.FreeMap{BlockSize: int(e.blockSize), Checkpoint: ext.Checkpoint},
@@ -232,6 +255,7 @@ func (e *Engine) enterCheckpoint(c *newCheckpoint, unsettled bool) {
 func (e *Engine) startLog(b *bowlog.Block, unsettled bool) {
 	e.log.block = b
 	e.log.unsettled.Store(unsettled)
+	e.log.rollback.Store(b.Ext.RollbackRequested)
 	e.log.sequence.Store(b.Sequence)
 	e.log.batches.Store(0)
 	e.outOfSpace.Store(0)
@@ -250,21 +274,46 @@ func (e *Engine) enterCheckpointLocked(b *bowlog.Block) {
 	}
 	e.mu.scanning = false
 	e.mu.opened, e.mu.id, e.mu.moved = b.Ext.Opened, b.Ext.Checkpoint, 0
+	e.mu.policy = b.Ext.CommitWhenFull
 	e.setStateLocked(Checkpoint)
 }
 
 // Commit ends the checkpoint and keeps the current content. It fails with
-// ErrState if none is open. If I/O fails, the checkpoint stays open and Commit
-// can be called again; but a crash may then end in the commit.
+// ErrState if none is open, or if a rollback was asked for. If I/O fails, the
+// checkpoint stays open and Commit can be called again; but a crash may then end
+// in the commit.
 //
 // What is known to be free stays known, so that the next checkpoint has at least
 // that, with or without a file system to ask.
 func (e *Engine) Commit() error {
 	e.transition.Lock()
 	defer e.transition.Unlock()
-	if e.state != Checkpoint {
+	switch {
+	case e.state != Checkpoint:
 		return fmt.Errorf("committing in state %s: %w", e.state, ErrState)
+	case e.log.rollback.Load():
+		return fmt.Errorf("committing a checkpoint that is to be rolled back: %w", ErrState)
 	}
+	return e.commit(Asked)
+}
+
+// commitWhenFull ends the checkpoint if that is what is to be done when there is
+// no space for backups. It tells whether a write that failed for that reason is to
+// be tried again.
+func (e *Engine) commitWhenFull() (again bool, err error) {
+	e.transition.Lock()
+	defer e.transition.Unlock()
+	switch {
+	case e.state != Checkpoint:
+		return true, nil // another write was faster
+	case !e.log.block.Ext.CommitWhenFull || e.log.rollback.Load():
+		return false, nil
+	}
+	return true, e.commit(OutOfSpace)
+}
+
+// commit is Commit. The caller holds transition.
+func (e *Engine) commit(reason EndReason) error {
 	// Block 0 may have been written and not flushed.
 	if err := e.flushForUser(); err != nil {
 		return fmt.Errorf("committing: %w", err)
@@ -287,7 +336,29 @@ func (e *Engine) Commit() error {
 		return Unchanged
 	})
 	e.mu.sector0, e.mu.shadows = 0, [2]int64{}
+	e.mu.ended = Ended{ID: e.mu.id, Reason: reason, At: time.Now()}
 	e.setStateLocked(Committed)
+	return nil
+}
+
+// RequestRollback notes on the device that the checkpoint is to be rolled back:
+// when it returns nil, the log says so durably, and from then on Open refuses the
+// device until it was restored. The engine itself goes on as before, but for
+// Commit. There is no way back; asking again is no error. It fails with ErrState
+// if no checkpoint is open. If I/O fails, the device may say so or not, and a
+// later write of the log makes it say so.
+func (e *Engine) RequestRollback() error {
+	e.transition.RLock()
+	defer e.transition.RUnlock()
+	if e.state != Checkpoint {
+		return fmt.Errorf("asking for a rollback in state %s: %w", e.state, ErrState)
+	}
+	if e.log.rollback.Load() && !e.log.unsettled.Load() {
+		return nil
+	}
+	if _, err := e.log.append(&logRequest{rollback: true, failures: e.flushFailures.Load()}); err != nil {
+		return fmt.Errorf("asking for a rollback: %w", err)
+	}
 	return nil
 }
 

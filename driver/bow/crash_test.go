@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -31,7 +32,8 @@ type crashRun struct {
 	recorded *memdev.History
 
 	opening, opened    int // length of the history before and after Checkpoint
-	closing, committed int // before and after Commit; 0 if there was none
+	closing, committed int // before and after Commit; the end if there was none
+	asking, asked      int // before and after RequestRollback; the end if there was none
 	flushes            []flushed
 	changes            []change
 }
@@ -44,7 +46,8 @@ type change struct {
 	failed     bool // for want of space
 }
 
-// newCrashRun does steps random operations under a checkpoint and commits.
+// newCrashRun does steps random operations under a checkpoint, and commits; or one
+// of the operations is to ask for a rollback, and then there is no commit.
 func newCrashRun(t *testing.T, seed uint64, bs, blocks, unit, steps int) *crashRun {
 	r := &crashRun{model: newModel(t, seed, bs, blocks, unit)}
 	free := blocks / 2
@@ -63,7 +66,7 @@ func newCrashRun(t *testing.T, seed uint64, bs, blocks, unit, steps int) *crashR
 	r.recorded = r.dev.Record()
 	r.acknowledge()
 	r.opening = r.recorded.Len()
-	if err := r.engine.Checkpoint(context.Background()); err != nil {
+	if err := r.engine.Checkpoint(context.Background(), bow.CheckpointOptions{}); err != nil {
 		r.fatal("checkpoint: %v", err)
 	}
 	r.opened = r.recorded.Len()
@@ -72,7 +75,16 @@ func newCrashRun(t *testing.T, seed uint64, bs, blocks, unit, steps int) *crashR
 	for i, u := range r.undefined {
 		r.inUse[i] = !u
 	}
-	for range steps {
+	never := math.MaxInt
+	r.asking, r.asked = never, never
+	ask := never
+	if r.rng.IntN(2) == 0 {
+		ask = r.rng.IntN(steps)
+	}
+	for i := range steps {
+		if i == ask {
+			r.ask()
+		}
 		start, end := r.someRange()
 		c := change{at: r.recorded.Len(), start: start, end: end}
 		switch r.rng.IntN(10) {
@@ -95,11 +107,32 @@ func newCrashRun(t *testing.T, seed uint64, bs, blocks, unit, steps int) *crashR
 			r.changes = append(r.changes, c)
 		}
 	}
+	if ask != never {
+		r.closing, r.committed = never, never
+		return r
+	}
 	r.closing = r.recorded.Len()
 	r.commit()
 	r.committed = r.recorded.Len()
 	r.acknowledge()
 	return r
+}
+
+// ask asks for a rollback.
+func (r *crashRun) ask() {
+	r.t.Helper()
+	r.note("ask for a rollback")
+	r.asking = r.recorded.Len()
+	if err := r.engine.RequestRollback(); err != nil {
+		r.fatal("asking for a rollback: %v", err)
+	}
+	r.asked = r.recorded.Len()
+	if err := r.engine.RequestRollback(); err != nil || r.recorded.Len() != r.asked {
+		r.fatal("asking for a rollback again: %v", err)
+	}
+	if err := r.engine.Commit(); !errors.Is(err, bow.ErrState) {
+		r.fatal("commit after a rollback was asked for: %v", err)
+	}
 }
 
 func (r *crashRun) acknowledge() {
@@ -111,7 +144,7 @@ func (r *crashRun) acknowledge() {
 func (r *crashRun) check(state memdev.State, dev *memdev.Device) {
 	r.t.Helper()
 	n := state.Cut
-	_, err := bowlog.Load(dev)
+	head, err := bowlog.Load(dev)
 	switch {
 	case errors.Is(err, bowlog.ErrNoLog):
 		if n >= r.opened && n < r.closing {
@@ -121,6 +154,13 @@ func (r *crashRun) check(state memdev.State, dev *memdev.Device) {
 		r.fatal("%s: %v", state, err)
 	}
 	if err == nil && n < r.closing {
+		asked := head.Ext.RollbackRequested
+		if asked && n <= r.asking || !asked && n >= r.asked {
+			r.fatal("%s: rollback requested: %t", state, asked)
+		}
+		if _, err := bow.Open(dev.Clone(), r.bs); asked != errors.Is(err, bow.ErrCheckpointOpen) {
+			r.fatal("%s: opening with a rollback requested %t: %v", state, asked, err)
+		}
 		r.checkResume(state, dev.Clone())
 	}
 	result, err := restore.Restore(context.Background(), dev, restore.Options{})
@@ -169,7 +209,7 @@ func (r *crashRun) check(state memdev.State, dev *memdev.Device) {
 // and whatever is done then, it can be rolled back or committed.
 func (r *crashRun) checkResume(state memdev.State, dev *memdev.Device) {
 	r.t.Helper()
-	e, err := bow.Open(dev, r.bs)
+	e, err := bow.TakeOver(dev, r.bs)
 	if err != nil {
 		r.fatal("%s: resume: %v", state, err)
 	}
@@ -234,6 +274,13 @@ func (r *crashRun) checkResume(state memdev.State, dev *memdev.Device) {
 	m.checkInvariants()
 	m.check()
 	m.checkRollback()
+	if e.Stats().RollbackRequested {
+		head, err := bowlog.Load(dev)
+		if err != nil || !head.Ext.RollbackRequested {
+			m.fatal("the log has forgotten the rollback: %v", err)
+		}
+		return
+	}
 	m.commit()
 	m.check()
 }

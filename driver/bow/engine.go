@@ -59,6 +59,8 @@ type Engine struct {
 		shadows [2]int64 // blocks with second copies of the log block
 		opened  time.Time
 		id      bowlog.ID
+		policy  bool  // to be committed when there is no space for backups
+		ended   Ended // the last checkpoint
 
 		shown State // state, for Stats, which must not wait for I/O
 		moved int64 // bytes of backups moved since the checkpoint
@@ -96,6 +98,17 @@ func (x extent) len() int64 { return x.end - x.start }
 // half-restored or to be rolled back, or one with other blocks. If dev has a log
 // that is damaged or of an unknown format, the error wraps that of package bowlog.
 func Open(dev blockdev.Device, blockSize int) (*Engine, error) {
+	return open(dev, blockSize, false)
+}
+
+// TakeOver is Open for the successor of an engine that died while its user goes
+// on. It carries on with a checkpoint that is to be rolled back as well: that
+// comes when the user has let go of the device.
+func TakeOver(dev blockdev.Device, blockSize int) (*Engine, error) {
+	return open(dev, blockSize, true)
+}
+
+func open(dev blockdev.Device, blockSize int, inUse bool) (*Engine, error) {
 	size := dev.Size() &^ int64(blockSize-1)
 	switch {
 	case !blockdev.ValidBlockSize(blockSize):
@@ -119,7 +132,7 @@ func Open(dev blockdev.Device, blockSize int) (*Engine, error) {
 	e.resetPlacementLocked()
 	e.log.engine = e
 	if log != nil {
-		if err := e.resume(log); err != nil {
+		if err := e.resume(log, inUse); err != nil {
 			return nil, fmt.Errorf("carrying on with a checkpoint: %w", err)
 		}
 	}

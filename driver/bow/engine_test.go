@@ -401,7 +401,7 @@ func TestFailedTransition(t *testing.T) {
 					return nil
 				}
 				f.tap.intercept(fail)
-				opening := f.engine.Checkpoint(t.Context())
+				opening := f.engine.Checkpoint(t.Context(), bow.CheckpointOptions{})
 				f.tap.intercept(nil)
 				if opening != nil && !errors.Is(opening, errBroken) {
 					t.Fatal(opening)
@@ -411,7 +411,7 @@ func TestFailedTransition(t *testing.T) {
 				f.want(f.engine, 0, 60)
 				if f.engine.Stats().State == bow.Trim {
 					f.want(f.mem, 0, 60)
-					f.must(f.engine.Checkpoint(t.Context()))
+					f.must(f.engine.Checkpoint(t.Context(), bow.CheckpointOptions{}))
 					continue
 				}
 				f.must(f.write(3, 61))
@@ -449,7 +449,7 @@ func TestStates(t *testing.T) {
 	}
 	bad(f.engine.Commit())
 	f.checkpoint()
-	bad(f.engine.Checkpoint(t.Context()))
+	bad(f.engine.Checkpoint(t.Context(), bow.CheckpointOptions{}))
 	bad(f.engine.StartTrim())
 	bad(f.engine.Grow())
 	f.engine.StopTrim()
@@ -458,10 +458,10 @@ func TestStates(t *testing.T) {
 	}
 	f.must(f.engine.Commit())
 	bad(f.engine.Commit())
-	bad(f.engine.Checkpoint(t.Context()))
+	bad(f.engine.Checkpoint(t.Context(), bow.CheckpointOptions{}))
 	bad(f.engine.MarkFree(0, f.bs))
 	f.must(f.engine.StartTrim())
-	f.must(f.engine.Checkpoint(t.Context())) // what was free is known
+	f.must(f.engine.Checkpoint(t.Context(), bow.CheckpointOptions{})) // what was free is known
 	f.must(f.engine.Commit())
 	if s := f.engine.Stats(); s.State != bow.Committed || s.Free != 32*f.bs {
 		t.Errorf("%+v", s)
@@ -471,7 +471,7 @@ func TestStates(t *testing.T) {
 // TestNothingFree: a checkpoint without free space is refused and changes nothing.
 func TestNothingFree(t *testing.T) {
 	f := newFixture(t, 4096, 64, 61)
-	if err := f.engine.Checkpoint(t.Context()); !errors.Is(err, bow.ErrNoSpace) {
+	if err := f.engine.Checkpoint(t.Context(), bow.CheckpointOptions{}); !errors.Is(err, bow.ErrNoSpace) {
 		t.Fatal(err)
 	}
 	if n := f.tap.reset(); len(n) != 0 && n['w'] != 0 {

@@ -31,6 +31,7 @@ type logWriter struct {
 	block *bowlog.Block
 
 	unsettled atomic.Bool
+	rollback  atomic.Bool // block says that a rollback was asked for
 	sequence  atomic.Uint32
 	batches   atomic.Int64 // written since the checkpoint
 }
@@ -40,6 +41,8 @@ type logRequest struct {
 	entries []bowlog.Entry
 	sector0 int64    // new block of the live content of block 0, or 0
 	shadows [2]int64 // new blocks for the shadows, or 0
+
+	rollback bool // the checkpoint is to be rolled back
 
 	failures int64 // flushes that had failed before the first copy was written
 
@@ -154,6 +157,7 @@ func (w *logWriter) write(batch []*logRequest) {
 		w.block = next
 		w.sequence.Store(next.Sequence)
 		w.unsettled.Store(err != nil)
+		w.rollback.Store(next.Ext.RollbackRequested) // after unsettled, see RequestRollback
 		w.batches.Add(1)
 	} else {
 		for _, f := range full {
@@ -252,6 +256,9 @@ func (w *logWriter) add(b *bowlog.Block, req *logRequest) ([]fullBlock, error) {
 	}
 	if req.sector0 != 0 {
 		b.Sector0 = w.engine.sector(req.sector0)
+	}
+	if req.rollback {
+		b.Ext.RollbackRequested = true
 	}
 	for i, s := range req.shadows {
 		if s != 0 {

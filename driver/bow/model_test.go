@@ -151,7 +151,7 @@ func (m *model) checkpoint(free float64) {
 		start, end := m.someRange()
 		m.fill(start, end)
 	}
-	err := m.engine.Checkpoint(context.Background())
+	err := m.engine.Checkpoint(context.Background(), bow.CheckpointOptions{})
 	m.note("checkpoint: %v", err)
 	if errors.Is(err, bow.ErrNoSpace) {
 		return

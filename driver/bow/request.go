@@ -1,6 +1,9 @@
 package bow
 
 import (
+	"errors"
+	"fmt"
+
 	"github.com/bowline-csi/bowline/driver/blockdev"
 )
 
@@ -29,10 +32,33 @@ func (e *Engine) ReadAt(p []byte, off int64) (int, error) {
 
 // WriteAt implements blockdev.Device. With ErrNoSpace, and when a backup or its
 // log entry could not be written, nothing of p has been written.
-func (e *Engine) WriteAt(p []byte, off int64) (int, error) {
+func (e *Engine) WriteAt(p []byte, off int64) (n int, err error) {
 	if err := blockdev.CheckRange(off, int64(len(p)), e.Size(), int(e.blockSize)); err != nil || len(p) == 0 {
 		return 0, err
 	}
+	for {
+		if n, err = e.writeAt(p, off); err == nil || !e.again(&err) {
+			return n, err
+		}
+	}
+}
+
+// again tells whether a request that failed with *err is to be tried again because
+// the checkpoint was in its way and is gone. If that could not be ended, *err says
+// why.
+func (e *Engine) again(err *error) bool {
+	if !errors.Is(*err, ErrNoSpace) {
+		return false
+	}
+	again, cerr := e.commitWhenFull()
+	if cerr != nil {
+		*err = fmt.Errorf("ending the checkpoint for want of space: %w", cerr)
+		return false
+	}
+	return again
+}
+
+func (e *Engine) writeAt(p []byte, off int64) (int, error) {
 	e.transition.RLock()
 	defer e.transition.RUnlock()
 	if e.state != Checkpoint {
@@ -58,6 +84,15 @@ func (e *Engine) WriteZeroes(off, length int64) error {
 	if err := blockdev.CheckRange(off, length, e.Size(), int(e.blockSize)); err != nil || length == 0 {
 		return err
 	}
+	for {
+		err := e.writeZeroes(off, length)
+		if err == nil || !e.again(&err) {
+			return err
+		}
+	}
+}
+
+func (e *Engine) writeZeroes(off, length int64) error {
 	e.transition.RLock()
 	defer e.transition.RUnlock()
 	if e.state != Checkpoint {

@@ -17,13 +17,15 @@ import (
 // (the free map) some may have been written, nobody knows which, except for the
 // reserve: nobody but the log writes there. So the reserve can take backups at
 // once, and the rest when the file system says that it is free (MarkFree).
-func (e *Engine) resume(head *bowlog.Block) error {
+//
+// inUse is set if the user of the device has never stopped.
+func (e *Engine) resume(head *bowlog.Block, inUse bool) error {
 	switch {
 	case head.Ext == nil:
 		return fmt.Errorf("%w, which dm-bow made; restore it or roll it forward", ErrCheckpointOpen)
 	case head.Partial:
 		return fmt.Errorf("%w, which is half-restored; restore it", ErrCheckpointOpen)
-	case head.Ext.RollbackRequested:
+	case head.Ext.RollbackRequested && !inUse:
 		return fmt.Errorf("%w, which is to be rolled back; restore it", ErrCheckpointOpen)
 	case head.BlockSize != int(e.blockSize):
 		return fmt.Errorf("%w with blocks of %d bytes, not %d", ErrCheckpointOpen, head.BlockSize, e.blockSize)

@@ -114,7 +114,7 @@ func (s *scenario) do(words []string) (string, error) {
 	case "trim":
 		return "", s.engine.StartTrim()
 	case "checkpoint":
-		return "", s.engine.Checkpoint(s.t.Context())
+		return "", s.engine.Checkpoint(s.t.Context(), bow.CheckpointOptions{})
 	case "commit":
 		return "", s.engine.Commit()
 	case "flush":

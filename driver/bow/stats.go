@@ -6,6 +6,21 @@ import (
 	"github.com/bowline-csi/bowline/driver/bow/bowlog"
 )
 
+// EndReason says why a checkpoint ended.
+type EndReason int
+
+const (
+	Asked      EndReason = iota // Commit
+	OutOfSpace                  // CheckpointOptions.CommitWhenFull
+)
+
+// Ended is a checkpoint that was committed.
+type Ended struct {
+	ID     bowlog.ID
+	Reason EndReason
+	At     time.Time
+}
+
 // Stats is what an engine tells of itself. Sizes are in bytes.
 type Stats struct {
 	State     State
@@ -16,15 +31,23 @@ type Stats struct {
 	// be free so far.
 	Free int64
 
+	// Ended is the last checkpoint that this engine committed; its ID is zero if
+	// there was none.
+	Ended Ended
+
 	// The rest is about the open checkpoint, and zero without one.
 
-	ID     bowlog.ID // random name of the checkpoint
+	ID     bowlog.ID // name of the checkpoint
 	Opened time.Time // instant of the checkpoint
+
+	RollbackRequested bool // see RequestRollback
+	CommitWhenFull    bool // see CheckpointOptions
 
 	BackedUp   int64 // old content that is kept: what a rollback puts back
 	Changed    int64 // written since the checkpoint, into used and into free blocks
 	BackupUsed int64 // formerly free space that holds copies, old log blocks and shadows
 	Moved      int64 // backups that had to move because the file system wanted their place
+	Stale      int64 // formerly free, and nobody knows whether it was written before the checkpoint was resumed
 
 	LogSequence uint32 // log blocks that became full
 	LogWrites   int64  // batches of log entries written
@@ -42,15 +65,17 @@ func (e *Engine) Stats() Stats {
 		Size:      e.Size(),
 		BlockSize: int(e.blockSize),
 		Free:      total(Free) + total(Spare),
+		Ended:     e.mu.ended,
 	}
 	if s.State != Checkpoint {
 		return s
 	}
 	s.ID, s.Opened = e.mu.id, e.mu.opened
+	s.RollbackRequested, s.CommitWhenFull = e.log.rollback.Load(), e.mu.policy
 	s.BackedUp = total(Changed)
 	s.Changed = total(Changed) + total(Written)
 	s.BackupUsed = total(Backup) + total(Sector0Current)
-	s.Moved = e.mu.moved
+	s.Moved, s.Stale = e.mu.moved, total(Stale)
 	s.LogSequence = e.log.sequence.Load()
 	s.LogWrites = e.log.batches.Load()
 	s.OutOfSpace = e.outOfSpace.Load()

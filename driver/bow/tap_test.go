@@ -134,7 +134,7 @@ func newFixture(t *testing.T, bs, blocks, free int) *fixture {
 // checkpoint opens a checkpoint and forgets what the tap counted.
 func (f *fixture) checkpoint() {
 	f.t.Helper()
-	f.must(f.engine.Checkpoint(f.t.Context()))
+	f.must(f.engine.Checkpoint(f.t.Context(), bow.CheckpointOptions{}))
 	f.tap.reset()
 }
 

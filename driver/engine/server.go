@@ -213,7 +213,7 @@ func (s *Server) StopTrim(ctx context.Context, req *enginepb.StopTrimRequest) (*
 
 // Checkpoint implements enginepb.EngineServer.
 func (s *Server) Checkpoint(ctx context.Context, req *enginepb.CheckpointRequest) (*enginepb.Volume, error) {
-	return s.do(req.Name, func(m *mapping.Mapping) error { return m.Checkpoint(ctx) })
+	return s.do(req.Name, func(m *mapping.Mapping) error { return m.Checkpoint(ctx, bow.CheckpointOptions{}) })
 }
 
 // Commit implements enginepb.EngineServer.

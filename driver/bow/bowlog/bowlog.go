@@ -41,11 +41,12 @@
 //	34      u16      phase         0 open, 1 opening, 2 closing; see Phase
 //	36      u32      header_crc    CRC-32C of the header_size bytes of the header, this field as zero
 //	40      u32      entries_crc   CRC-32C of the count·24 bytes of the entries
-//	44      u32      flags         bit 0: a rollback was asked for; the others are zero
+//	44      u32      flags         bit 0: a rollback was asked for; bit 1: to be committed
+//	                               when there is no space for backups; the others are zero
 //	48      u64      shadow[0]     sector of a second copy of the log block
 //	56      u64      shadow[1]     the same; they are written in turn; 0 = none
 //	64      i64      opened        instant of the checkpoint, nanoseconds since 1970-01-01 UTC
-//	72      16 bytes checkpoint    random name of the checkpoint
+//	72      16 bytes checkpoint    name of the checkpoint, a UUID
 //	88      u64      generation    one more with every write of a log block
 //	96      u64      device_size   bytes of the device at the checkpoint
 //	104     u64      free_map      sector of the first block of the free map; 0 = none
@@ -81,11 +82,14 @@
 package bowlog
 
 import (
+	"crypto/rand"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/bowline-csi/bowline/driver/blockdev"
@@ -160,15 +164,37 @@ func (p Phase) String() string {
 	return fmt.Sprintf("phase %d", uint16(p))
 }
 
-// ID is the random name of a checkpoint.
+// ID is the name of a checkpoint: a UUID, chosen by who opened it or at random.
 type ID [16]byte
 
-func (id ID) String() string { return fmt.Sprintf("%x", id[:]) }
+// NewID returns a random ID.
+func NewID() ID {
+	var id ID
+	rand.Read(id[:])
+	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80 // RFC 9562, version 4
+	return id
+}
+
+// ParseID reads what String writes: 32 hexadecimal digits in groups of 8, 4, 4, 4
+// and 12.
+func ParseID(s string) (ID, error) {
+	var id ID
+	digits := strings.ReplaceAll(s, "-", "")
+	if n, err := hex.Decode(id[:], []byte(digits[:min(len(digits), 2*len(id))])); err != nil || n != len(id) || id.String() != strings.ToLower(s) {
+		return ID{}, fmt.Errorf("%q is not a UUID", s)
+	}
+	return id, nil
+}
+
+func (id ID) String() string {
+	return fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
+}
 
 // Extension is what Bowline adds to the header of version 1.0.
 type Extension struct {
 	Phase             Phase
 	RollbackRequested bool
+	CommitWhenFull    bool      // rather than fail writes
 	Shadows           [2]uint64 // sectors; 0 = none
 	Opened            time.Time
 	Checkpoint        ID
@@ -258,6 +284,9 @@ func (b *Block) Marshal(buf []byte) error {
 		if x.RollbackRequested {
 			flags |= flagRollback
 		}
+		if x.CommitWhenFull {
+			flags |= flagCommitWhenFull
+		}
 		le.PutUint32(buf[44:], flags)
 		le.PutUint64(buf[48:], x.Shadows[0])
 		le.PutUint64(buf[56:], x.Shadows[1])
@@ -276,7 +305,10 @@ func (b *Block) Marshal(buf []byte) error {
 	return nil
 }
 
-const flagRollback = 1 << 0
+const (
+	flagRollback       = 1 << 0
+	flagCommitWhenFull = 1 << 1
+)
 
 // Unmarshal decodes a log block from buf, which begins with it and may be
 // longer. Errors wrap ErrNoLog, ErrUnsupported, ErrTorn or ErrCorrupt and name
@@ -373,6 +405,7 @@ func (b *Block) unmarshalExt(buf []byte, hs int) error {
 	x := &Extension{
 		Phase:             Phase(le.Uint16(buf[34:])),
 		RollbackRequested: flags&flagRollback != 0,
+		CommitWhenFull:    flags&flagCommitWhenFull != 0,
 		Shadows:           [2]uint64{le.Uint64(buf[48:]), le.Uint64(buf[56:])},
 		Opened:            time.Unix(0, int64(le.Uint64(buf[64:]))),
 		Generation:        le.Uint64(buf[88:]),
@@ -383,7 +416,7 @@ func (b *Block) unmarshalExt(buf []byte, hs int) error {
 		x.Reserve[i] = Run{le.Uint64(buf[112+16*i:]), le.Uint64(buf[120+16*i:])}
 	}
 	copy(x.Checkpoint[:], buf[72:88])
-	if flags&^flagRollback != 0 || x.Phase > PhaseClosing {
+	if flags&^(flagRollback|flagCommitWhenFull) != 0 || x.Phase > PhaseClosing {
 		return fmt.Errorf("%w: flags %#x, %s; a newer program wrote it", ErrUnsupported, flags, x.Phase)
 	}
 	b.Ext = x

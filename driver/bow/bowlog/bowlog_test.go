@@ -44,7 +44,7 @@ const goldenExt = `
 	00 00                    phase open
 	00 00 00 00              header_crc
 	00 00 00 00              entries_crc
-	01 00 00 00              a rollback was asked for
+	03 00 00 00              a rollback was asked for; commit when full
 	90 00 00 00 00 00 00 00  shadow 0x90
 	98 00 00 00 00 00 00 00  shadow 0x98
 	00 ca 9a 3b 00 00 00 00  opened one second after 1970 began
@@ -123,6 +123,7 @@ func TestGoldenExtension(t *testing.T) {
 		Sector0:   0x88,
 		Ext: &bowlog.Extension{
 			RollbackRequested: true,
+			CommitWhenFull:    true,
 			Shadows:           [2]uint64{0x90, 0x98},
 			Opened:            time.Unix(1, 0),
 			Checkpoint:        bowlog.ID{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
@@ -271,4 +272,19 @@ func FuzzUnmarshal(f *testing.F) {
 			t.Fatalf("%+v became %+v", b, back)
 		}
 	})
+}
+
+func TestID(t *testing.T) {
+	id := bowlog.NewID()
+	for _, s := range []string{id.String(), strings.ToUpper(id.String())} {
+		if got, err := bowlog.ParseID(s); err != nil || got != id {
+			t.Errorf("%s: %s, %v", s, got, err)
+		}
+	}
+	good := "0b5e4f8a-9e2d-4c43-b3b6-5f1d3a6c7e01"
+	for _, s := range []string{"", "-", good[1:], good + "0", "g" + good[1:], "0b5e4f8a9e2d-4c43-b3b6-5f1d3a6c7e01-", strings.ReplaceAll(good, "-", "")} {
+		if id, err := bowlog.ParseID(s); err == nil {
+			t.Errorf("%q: %s", s, id)
+		}
+	}
 }

@@ -31,6 +31,7 @@ type Checkpoint struct {
 	Opened            time.Time `json:"opened"`
 	DeviceSize        int64     `json:"deviceSize"` // bytes, when it was opened
 	RollbackRequested bool      `json:"rollbackRequested"`
+	CommitWhenFull    bool      `json:"commitWhenFull"`
 	Generation        uint64    `json:"generation"`
 	Shadows           []uint64  `json:"shadows"` // sectors
 }
@@ -117,6 +118,7 @@ func newReport(dev blockdev.Device, head *bowlog.Block) *Report {
 			Opened:            x.Opened.UTC(),
 			DeviceSize:        x.DeviceSize,
 			RollbackRequested: x.RollbackRequested,
+			CommitWhenFull:    x.CommitWhenFull,
 			Generation:        x.Generation,
 			Shadows:           []uint64{},
 		}
