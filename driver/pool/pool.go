@@ -1,0 +1,261 @@
+// Package pool keeps volumes as image files in a directory of the node.
+//
+// # On the disk
+//
+//	<pool>/<id>/image         the content of a volume
+//	<pool>/<id>/volume.json   what is known of it
+//	<pool>/.new/<id>/         a volume that is being made
+//	<pool>/.trash/<id>/       a volume that is being removed
+//
+// A volume exists from the moment its directory, complete and durable, is renamed
+// to <id>, until that is renamed into .trash. Whatever a crash leaves in .new and
+// .trash belongs to nobody and is removed by the next Open. Everything else that
+// is found in the directory and is not understood is left alone and reported by
+// Problems.
+//
+// volume.json is a JSON object. It is always replaced as a whole. Its fields:
+//
+//	version   1. Volumes with another version are not touched.
+//	name      that the volume was created with; <id> follows from it
+//	size      bytes; the image has as many, or more after a grow that was interrupted
+//	thin      the image is sparse and its space is not reserved
+//	used      there is or was content of somebody on it
+//	fsType    what it was formatted with
+//	source    id of the volume that it was cloned from
+//	shares    it was cloned by sharing extents
+//	growing   a grow was begun; there may be blocks behind the end of the image
+//	created   time
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrNotFound means that there is no such volume.
+	ErrNotFound = errors.New("no such volume")
+	// ErrExists means that there is a volume of this name that was made with
+	// another size, source or thinness.
+	ErrExists = errors.New("a different volume of this name exists")
+	// ErrFull means that there is no room for it.
+	ErrFull = errors.New("not enough space in the pool")
+	// ErrForeign means that the id is one of another node.
+	ErrForeign = errors.New("volume of another node")
+	// ErrInvalid means that the request cannot be done in any state of the pool.
+	ErrInvalid = errors.New("invalid request")
+	// ErrInUse means that somebody else has the pool or the image open.
+	ErrInUse = errors.New("in use")
+	// ErrDamaged means that there is something with the id of the volume which is
+	// not one, or not any more. The text says what. It can be deleted.
+	ErrDamaged = errors.New("damaged volume")
+)
+
+// Volume is what is known of a volume.
+type Volume struct {
+	ID   string
+	Path string // of the image, a regular file
+	Name string // that it was created with
+	Size int64  // bytes, a multiple of Alignment
+	Thin bool   // space is taken as it is written, and may run out
+
+	// Used: the volume holds, or once held, content that is somebody's: a file
+	// system, or whatever the user of a raw volume wrote. While it is false, what
+	// is on it is at most the rubbish of an interrupted mkfs.
+	Used   bool
+	FSType string // what it was formatted with; "": raw, or not known
+
+	Source  string // id of the volume that it was cloned from, or ""
+	Created time.Time
+}
+
+// Pool is a directory of volumes. Its methods may be called from any number of
+// goroutines; those on the same volume wait for each other. Each is done as a
+// whole or not at all, power cuts included, and is durable when it has returned
+// without an error.
+type Pool struct {
+	dir   string
+	node  string
+	lock  *os.File          // the directory, with a flock on it
+	locks locks             // by volume id; also allocating
+	step  func(name string) // called between the steps of a change; for tests
+
+	leftovers []error // what Open could not clean up
+
+	promises struct { // space that will be owed; see owed
+		sync.Mutex
+		bytes int64
+	}
+}
+
+// Hidden directories of a pool. No id begins with a dot.
+const (
+	newDir   = ".new"
+	trashDir = ".trash"
+)
+
+// Open opens the pool of node in the directory dir and makes the directory if it
+// does not exist. What a crash left unfinished is finished or removed. ErrInUse is
+// returned if another process, or another Pool of this one, has it.
+func Open(dir, node string) (*Pool, error) {
+	p, err := open(dir, node)
+	if err != nil {
+		return nil, fmt.Errorf("opening the pool in %s: %w", dir, err)
+	}
+	return p, nil
+}
+
+func open(dir, node string) (_ *Pool, err error) {
+	if node == "" {
+		return nil, fmt.Errorf("%w: the node has no name", ErrInvalid)
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	p := &Pool{dir: dir, node: node, step: func(string) {}}
+	if p.lock, err = os.Open(dir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.lock.Close())
+		}
+	}()
+	if err := retry(func() error { return unix.Flock(int(p.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) }); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrInUse
+		}
+		return nil, err
+	}
+	if err := p.cleanUp(); err != nil {
+		return nil, err
+	}
+	for _, path := range []string{p.dir, filepath.Dir(p.dir)} {
+		if err := syncDir(path); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// Close lets others open the pool. No method may be running or called after it.
+func (p *Pool) Close() error {
+	// A child between fork and exec has the directory open too.
+	err := unix.Flock(int(p.lock.Fd()), unix.LOCK_UN)
+	if err := errors.Join(err, p.lock.Close()); err != nil {
+		return fmt.Errorf("closing the pool in %s: %w", p.dir, err)
+	}
+	return nil
+}
+
+// cleanUp finishes what a crash has interrupted. A volume that defies it does not
+// keep the others from being used.
+func (p *Pool) cleanUp() error {
+	for _, name := range []string{newDir, trashDir} {
+		path := filepath.Join(p.dir, name)
+		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		left, err := os.ReadDir(path)
+		if err != nil {
+			return err
+		}
+		for _, entry := range left {
+			p.leftover(os.RemoveAll(filepath.Join(path, entry.Name())))
+		}
+	}
+	entries, err := os.ReadDir(p.dir)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if r, err := p.read(entry.Name()); err == nil && r.Growing {
+			p.leftover(p.finishGrow(entry.Name(), &r)) // the next Grow tries again
+		}
+	}
+	return nil
+}
+
+func (p *Pool) leftover(err error) {
+	if err != nil {
+		p.leftovers = append(p.leftovers, fmt.Errorf("cleaning up after a crash: %w", err))
+	}
+}
+
+func (p *Pool) volumeDir(id string) string { return filepath.Join(p.dir, id) }
+
+// Get returns the volume id. Errors: ErrNotFound, also for what cannot be an id,
+// ErrForeign, ErrDamaged.
+func (p *Pool) Get(id string) (Volume, error) {
+	r, err := p.read(id)
+	if err != nil {
+		return Volume{}, fmt.Errorf("volume %q: %w", id, err)
+	}
+	return r.volume(p, id), nil
+}
+
+// List returns all volumes, ordered by id. What is not a sound volume is left out;
+// see Problems.
+func (p *Pool) List() ([]Volume, error) {
+	var list []Volume
+	err := p.each(func(id string, r *record, err error) {
+		if err == nil {
+			list = append(list, r.volume(p, id))
+		}
+	})
+	return list, err
+}
+
+// Problems returns what is in the pool's directory and cannot be used: damaged
+// volumes, those of another node, leftovers that cannot be removed, and things
+// that are not the pool's. None of it is ever touched.
+func (p *Pool) Problems() ([]error, error) {
+	problems := slices.Clone(p.leftovers)
+	err := p.each(func(id string, _ *record, err error) {
+		switch {
+		case err == nil:
+		case errors.Is(err, ErrNotFound) && !idPattern.MatchString(id):
+			problems = append(problems, fmt.Errorf("%s: not a volume's", filepath.Join(p.dir, id)))
+		case errors.Is(err, ErrNotFound): // deleted a moment ago
+		default:
+			problems = append(problems, fmt.Errorf("%s: %w", filepath.Join(p.dir, id), err))
+		}
+	})
+	return problems, err
+}
+
+// each calls f for everything in the directory, in order.
+func (p *Pool) each(f func(id string, r *record, err error)) error {
+	entries, err := os.ReadDir(p.dir)
+	if err != nil {
+		return fmt.Errorf("reading the pool: %w", err)
+	}
+	for _, entry := range entries {
+		switch name := entry.Name(); name {
+		case newDir, trashDir, "lost+found":
+		default:
+			r, err := p.read(name)
+			f(name, &r, err)
+		}
+	}
+	return nil
+}
+
+// retry calls a system call until no signal interrupts it.
+func retry(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
+}
