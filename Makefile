@@ -19,7 +19,7 @@ TOOLS     := bin/tools
 GENERATED := '*.pb.go' '*/zz_generated.*.go' 'crds/*.yaml'
 
 .DEFAULT_GOAL := help
-.PHONY: help build test test-cluster lint fuzz generate check-generated bench demo-device \
+.PHONY: help build test apiserver test-cluster lint fuzz generate check-generated bench demo-device \
 	clean cluster-up cluster-down packages
 
 help: ## list the targets
@@ -30,12 +30,16 @@ build: ## build bin/bowline
 
 # The race detector makes the tests that try very many states ten times slower, so
 # under it they try fewer, and all of them without it.
-test: packages lint check-generated fuzz ## install what the tests need, then lint and run all of them (root)
+test: packages lint check-generated fuzz apiserver ## install what the tests need, then lint and run all of them (root)
 	$(GO) test -race -short -count=1 -timeout $(TEST_TIMEOUT) $(PKG)
 ifeq ($(PKG),./...)
 	$(GO) test -count=1 -timeout $(TEST_TIMEOUT) ./driver/bow/... ./driver/blockdev/memdev
 	$(MAKE) test-cluster
 endif
+
+# The tests of the API and of the controllers skip without it.
+apiserver:
+	$(GO) run ./hack/cluster programs
 
 test-cluster: ## run the tests of the cluster for development; the first time builds a Kubernetes (root)
 	$(GO) test -tags cluster -count=1 -timeout 45m ./test/cluster

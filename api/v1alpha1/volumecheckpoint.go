@@ -97,7 +97,7 @@ type CheckpointPolicy struct {
 	// is opened on any volume, and SpaceLow means less than a tenth of what was
 	// free when it was opened.
 	// +optional
-	// +kubebuilder:validation:XValidation:rule="isQuantity(string(self)) && quantity(string(self)).sign() > 0",message="minimumFree must be a quantity above zero such as 512Mi or 2Gi"
+	// +kubebuilder:validation:XValidation:rule="isQuantity(string(self)) && quantity(string(self)).isGreaterThan(quantity('0'))",message="minimumFree must be a quantity above zero such as 512Mi or 2Gi"
 	MinimumFree *resource.Quantity `json:"minimumFree,omitempty"`
 
 	// How a rollback goes about it.

@@ -56,6 +56,7 @@ func newRootCommand() *cobra.Command {
 		tool("kubectl", "kubectl", artifacts.Kubernetes),
 		tool("helm", "helm", artifacts.Helm),
 		newExecCommand(),
+		newProgramsCommand(),
 	)
 	return root
 }
@@ -186,6 +187,24 @@ func tool(name, program string, module artifacts.Module) *cobra.Command {
 	})
 	cmd.Args = cobra.ArbitraryArgs
 	cmd.DisableFlagParsing = true
+	return cmd
+}
+
+func newProgramsCommand() *cobra.Command {
+	var cached bool
+	cmd := simple("programs", "Build etcd, the API server and kubectl among others, and print their directory", 0,
+		func(ctx context.Context, c *cluster.Cluster, _ []string) error {
+			find := c.Programs
+			if cached {
+				find = c.Built
+			}
+			dir, err := find(ctx, artifacts.Kubernetes)
+			if err == nil {
+				fmt.Println(dir)
+			}
+			return err
+		})
+	cmd.Flags().BoolVar(&cached, "cached", false, "fail rather than build them")
 	return cmd
 }
 

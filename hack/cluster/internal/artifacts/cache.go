@@ -55,11 +55,15 @@ func (c *Cache) progress(format string, args ...any) {
 	fmt.Fprintf(c.Progress, "cluster: "+format+"\n", args...)
 }
 
+func (c *Cache) path(kind, name string, digest digest) string {
+	return filepath.Join(c.Dir, kind, name+"-"+digest.String())
+}
+
 // artifact returns the directory KIND/NAME-DIGEST, which fill fills if it
 // is not there. Fill gets a directory that becomes the artifact when it returns
 // without error, and not before.
 func (c *Cache) artifact(kind, name string, digest digest, fill func(dir string) error) (string, error) {
-	final := filepath.Join(c.Dir, kind, name+"-"+digest.String())
+	final := c.path(kind, name, digest)
 	if _, err := os.Stat(final); err == nil {
 		return final, nil
 	}

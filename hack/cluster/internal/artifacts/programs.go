@@ -78,12 +78,11 @@ var (
 
 // Programs returns a directory with the programs of the module.
 func (c *Cache) Programs(ctx context.Context, m Module) (string, error) {
-	source := filepath.Join(c.Checkout, "hack/cluster/components", m.Name)
-	key, err := digestOf([]string{runtime.Version(), runtime.GOARCH, fmt.Sprint(m)},
-		filepath.Join(source, "go.mod"), filepath.Join(source, "go.sum"))
+	key, err := c.digestOfPrograms(m)
 	if err != nil {
 		return "", err
 	}
+	source := c.sourceOf(m)
 	return c.artifact("programs", m.Name, key, func(dir string) error {
 		linker, err := m.linkerFlags(ctx, source)
 		if err != nil {
@@ -96,6 +95,29 @@ func (c *Cache) Programs(ctx context.Context, m Module) (string, error) {
 		}
 		return nil
 	})
+}
+
+// Built returns what Programs does, and an error if they are not built.
+func (c *Cache) Built(m Module) (string, error) {
+	key, err := c.digestOfPrograms(m)
+	if err != nil {
+		return "", err
+	}
+	dir := c.path("programs", m.Name, key)
+	if _, err := os.Stat(dir); err != nil {
+		return "", fmt.Errorf("the programs of %s are not built: %w", m.Name, err)
+	}
+	return dir, nil
+}
+
+func (c *Cache) sourceOf(m Module) string {
+	return filepath.Join(c.Checkout, "hack/cluster/components", m.Name)
+}
+
+func (c *Cache) digestOfPrograms(m Module) (digest, error) {
+	source := c.sourceOf(m)
+	return digestOf([]string{runtime.Version(), runtime.GOARCH, fmt.Sprint(m)},
+		filepath.Join(source, "go.mod"), filepath.Join(source, "go.sum"))
 }
 
 func (m Module) linkerFlags(ctx context.Context, source string) (string, error) {

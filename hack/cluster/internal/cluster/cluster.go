@@ -209,3 +209,8 @@ func (c *Cluster) Programs(ctx context.Context, m artifacts.Module) (string, err
 	defer unlock()
 	return c.cache.Programs(ctx, m)
 }
+
+// Built returns what Programs does, and an error if they are not built.
+func (c *Cluster) Built(_ context.Context, m artifacts.Module) (string, error) {
+	return c.cache.Built(m)
+}
