@@ -80,14 +80,18 @@ func Mounts(device string) ([]MountPoint, error) {
 		if unix.Mkdev(uint32(info.Major), uint32(info.Minor)) != number {
 			continue
 		}
-		mounts = append(mounts, MountPoint{
-			Path:     unescape(info.MountPoint),
-			Root:     unescape(info.Root),
-			Type:     info.FsType,
-			ReadOnly: slices.Contains(info.MountOptions, "ro") || slices.Contains(info.SuperOptions, "ro"),
-		})
+		mounts = append(mounts, mountPoint(info))
 	}
 	return mounts, nil
+}
+
+func mountPoint(info mount.MountInfo) MountPoint {
+	return MountPoint{
+		Path:     unescape(info.MountPoint),
+		Root:     unescape(info.Root),
+		Type:     info.FsType,
+		ReadOnly: slices.Contains(info.MountOptions, "ro") || slices.Contains(info.SuperOptions, "ro"),
+	}
 }
 
 // Device returns the path of the block device whose file system is mounted at

@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 
@@ -9,24 +8,21 @@ import (
 )
 
 // CanReflink tells whether the file system of the pool lets files share extents, so
-// that Clone takes no longer for a large volume than for a small one. It tries.
+// that Clone takes no longer for a large volume than for a small one. It tries, and
+// what cannot be tried is false.
 func (p *Pool) CanReflink() bool {
-	ok, err := tryReflink(filepath.Join(p.dir, newDir))
-	return err == nil && ok
-}
-
-func tryReflink(dir string) (bool, error) {
-	var fds [2]int
-	for i := range fds {
-		fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	var files [2]*os.File
+	for i := range files {
+		f, err := os.OpenFile(filepath.Join(p.dir, newDir), unix.O_TMPFILE|os.O_RDWR, 0o600)
 		if err != nil {
-			return false, fmt.Errorf("a temporary file in %s: %w", dir, os.NewSyscallError("open", err))
+			return false
 		}
-		defer unix.Close(fd)
-		fds[i] = fd
+		defer f.Close()
+		files[i] = f
 	}
-	if _, err := unix.Pwrite(fds[0], make([]byte, Alignment), 0); err != nil {
-		return false, fmt.Errorf("a temporary file in %s: %w", dir, os.NewSyscallError("pwrite", err))
+	if _, err := files[0].WriteAt(make([]byte, Alignment), 0); err != nil {
+		return false
 	}
-	return unix.IoctlFileClone(fds[1], fds[0]) == nil, nil
+	ok, err := share(files[1], files[0])
+	return ok && err == nil
 }

@@ -1,106 +1,331 @@
-// Package volume is the life of a volume on a node.
 package volume
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/bowline-csi/bowline/driver/blockdev"
+	"github.com/bowline-csi/bowline/driver/bow/bowlog"
+	"github.com/bowline-csi/bowline/driver/engine"
+	"github.com/bowline-csi/bowline/driver/engine/enginepb"
 	"github.com/bowline-csi/bowline/driver/filesystem"
 )
 
-// Mapping is what a checkpoint needs of the mapping below a file system.
-type Mapping interface {
-	StartTrim(ctx context.Context) error
-	MarkFree(ctx context.Context, extents []blockdev.Extent) error
-	StopTrim(ctx context.Context) error
-	Checkpoint(ctx context.Context) error
+// CheckpointOptions say what kind of checkpoint to open.
+type CheckpointOptions struct {
+	// CommitWhenFull ends the checkpoint with a commit when there is no space
+	// left for backups. Otherwise writes then fail with ENOSPC.
+	CommitWhenFull bool
 }
 
-// maxFrozen is how long a file system stays frozen at the most.
-const maxFrozen = 10 * time.Second
-
-// CheckpointTimes says how long the parts of a checkpoint took.
-type CheckpointTimes struct {
-	Trim   time.Duration // finding free space, while the application goes on
-	Frozen time.Duration // the file system was frozen
+// Checkpoint opens the checkpoint uid, a UUID, on a volume, staged or not. If it
+// is open already, that is no error. It fails with ErrCheckpointOpen if another
+// one is.
+func (m *Manager) Checkpoint(ctx context.Context, id, uid string, o CheckpointOptions) error {
+	return m.withVolume(ctx, id, uid, func(s *slot, p place) error {
+		return m.checkpoint(ctx, s, p, uid, o)
+	})
 }
 
-// Checkpoint opens a checkpoint on m, whose file system is mounted at
-// mountpoint: it finds out what is free while the application goes on, then
-// freezes the file system, switches, and thaws it. An empty mountpoint means that
-// nothing is mounted; then what was discarded is free.
-//
-// When it fails, no checkpoint is open and the file system is not frozen, or the
-// error says that it is.
-func Checkpoint(ctx context.Context, m Mapping, mountpoint string) (t CheckpointTimes, err error) {
-	began := time.Now()
-	if err := m.StartTrim(ctx); err != nil {
-		return t, fmt.Errorf("looking for free space: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			// Also if ctx is done.
-			err = errors.Join(err, m.StopTrim(context.WithoutCancel(ctx)))
+// Commit ends the checkpoint uid and keeps the current content. That it has been
+// committed already is no error.
+func (m *Manager) Commit(ctx context.Context, id, uid string) error {
+	return m.withVolume(ctx, id, uid, func(s *slot, p place) error {
+		if err := m.commit(ctx, s, p, uid); err != nil {
+			return err
 		}
-	}()
-	if mountpoint == "" {
-		return t, m.Checkpoint(ctx)
-	}
-	if err := FindFree(ctx, m, mountpoint); err != nil {
-		return t, err
-	}
-	// What is dirty now would be written while the file system is frozen.
-	if err := filesystem.Sync(mountpoint); err != nil {
-		return t, err
-	}
-	t.Trim = time.Since(began)
-
-	began = time.Now()
-	if err := filesystem.Freeze(mountpoint); err != nil {
-		return t, err
-	}
-	// A file system that stays frozen hangs its users, so nothing between
-	// freezing and thawing waits for long, and the caller cannot get in here.
-	switching, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxFrozen)
-	defer cancel()
-	err = m.Checkpoint(switching)
-	err = errors.Join(err, filesystem.Thaw(mountpoint))
-	t.Frozen = time.Since(began)
-	return t, err
+		m.changed(id)
+		return nil
+	})
 }
 
-// FindFree reports the free space of the file system at mountpoint to m. File
-// systems that cannot tell are asked to discard it, which m sees. It is part of
-// Checkpoint, and to be done when a file system has been mounted on a mapping that
-// carries on with a checkpoint: until then, that has only its reserve for backups.
-func FindFree(ctx context.Context, m Mapping, mountpoint string) error {
-	if err := reportFree(ctx, m, mountpoint); err != nil {
-		return fmt.Errorf("looking for free space of %s: %w", mountpoint, err)
+func (m *Manager) withVolume(ctx context.Context, id, uid string, do func(*slot, place) error) error {
+	if uid == "" {
+		return fmt.Errorf("volume %s: a checkpoint without a name: %w", id, ErrInvalid)
+	}
+	s, err := m.enter(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer s.leave()
+	p, err := m.locate(Ref{ID: id})
+	if err != nil {
+		return err
+	}
+	return do(s, p)
+}
+
+func (m *Manager) checkpoint(ctx context.Context, s *slot, p place, uid string, o CheckpointOptions) error {
+	m.thaw(p.id, s)
+	if err := m.settle(ctx, s, p); err != nil {
+		return err
+	}
+	if p.pool != nil && !p.pool.Used {
+		return fmt.Errorf("volume %s: it was never used, so there is nothing to go back to: %w", p.id, ErrInvalid)
+	}
+	if _, err := m.refreshRecord(ctx, p); err != nil {
+		return err
+	}
+	return m.withMapping(ctx, p, func(v *enginepb.Volume) error {
+		open, err := isOpen(p.id, v, uid)
+		if open || err != nil {
+			return err
+		}
+		return m.withMount(ctx, p, v, func(mountpoint string) error {
+			return m.openCheckpoint(p.id, uid, func() (time.Duration, error) {
+				t, err := Checkpoint(ctx, m.volumeOf(v, uid, o), mountpoint)
+				return t.Frozen, err
+			})
+		})
+	})
+}
+
+// openCheckpoint does what opens a checkpoint, and takes down before and after it
+// what a successor needs to know.
+func (m *Manager) openCheckpoint(id, uid string, do func() (time.Duration, error)) error {
+	set := func(c *checkpointRecord, frozen bool) error {
+		_, err := m.updateRecord(id, func(r *record) { r.Checkpoint, r.Frozen = c, frozen })
+		return err
+	}
+	before, err := m.loadRecord(id)
+	if err != nil {
+		return err
+	}
+	if err := set(&checkpointRecord{UID: uid, Stage: opening, Since: time.Now()}, true); err != nil {
+		return err
+	}
+	began := time.Now()
+	took, err := do()
+	if err != nil {
+		return errors.Join(fromEngine(id, "opening a checkpoint", err), set(before.Checkpoint, false))
+	}
+	m.changed(id)
+	return set(&checkpointRecord{UID: uid, Stage: opened, Since: began, Frozen: took}, false)
+}
+
+func (m *Manager) commit(ctx context.Context, s *slot, p place, uid string) error {
+	m.thaw(p.id, s)
+	r, err := m.refreshRecord(ctx, p)
+	if err != nil {
+		return err
+	}
+	open, err := m.openOn(ctx, p)
+	if err != nil {
+		return err
+	}
+	if open == nil || !sameUID(open.uid, uid) {
+		if c := r.Checkpoint; c != nil && sameUID(c.UID, uid) && c.Stage == committed {
+			return nil
+		}
+		return fmt.Errorf("volume %s: checkpoint %s: %w", p.id, uid, ErrNoCheckpoint)
+	}
+	if open.rollback || s.rollback.running() {
+		return fmt.Errorf("volume %s: it cannot be committed any more: %w", p.id, ErrRollbackPending)
+	}
+	set := func(st stage) error {
+		_, err := m.updateRecord(p.id, func(r *record) {
+			c := checkpointRecord{UID: uid}
+			if r.Checkpoint != nil && sameUID(r.Checkpoint.UID, uid) {
+				c = *r.Checkpoint
+			}
+			c.Stage, c.Since = st, time.Now()
+			r.Checkpoint = &c
+		})
+		return err
+	}
+	if err := set(committing); err != nil {
+		return err
+	}
+	err = m.withMapping(ctx, p, func(v *enginepb.Volume) error {
+		_, err := m.engine.Commit(ctx, &enginepb.CommitRequest{Name: v.Name})
+		return fromEngine(p.id, "committing", err)
+	})
+	if err != nil {
+		return err
+	}
+	return set(committed)
+}
+
+// volumeOf is the mapping v as the checkpoint uid is to be opened on it.
+func (m *Manager) volumeOf(v *enginepb.Volume, uid string, o CheckpointOptions) engine.Volume {
+	return engine.Volume{Client: m.engine, Name: v.Name, ID: uid, CommitWhenFull: o.CommitWhenFull}
+}
+
+// isOpen tells whether the checkpoint uid is open on v; it fails if another one is.
+func isOpen(id string, v *enginepb.Volume, uid string) (bool, error) {
+	if v.Open == nil {
+		return false, nil
+	}
+	if !sameUID(v.Open.Id, uid) {
+		return false, fmt.Errorf("volume %s: %s, opened at %s: %w", id, v.Open.Id, v.Open.Opened.AsTime().Format(time.RFC3339), ErrCheckpointOpen)
+	}
+	return true, nil
+}
+
+// withMapping calls do with the mapping of a volume, and takes it away again if it
+// was not there before.
+func (m *Manager) withMapping(ctx context.Context, p place, do func(*enginepb.Volume) error) error {
+	v, err := m.attached(ctx, p.id)
+	if err != nil {
+		return err
+	}
+	if v != nil {
+		return do(v)
+	}
+	if v, err = m.attach(ctx, p); err != nil {
+		return err
+	}
+	err = do(v)
+	return errors.Join(err, m.detach(context.WithoutCancel(ctx), p.id))
+}
+
+// withMount calls do with a place where the file system of v is mounted. If it is
+// not mounted anywhere it is, for that long, where nobody else looks. For what has
+// no file system the place is "".
+func (m *Manager) withMount(ctx context.Context, p place, v *enginepb.Volume, do func(mountpoint string) error) error {
+	mounts, err := filesystem.Mounts(v.Device)
+	if err != nil {
+		return fmt.Errorf("volume %s: %w", p.id, err)
+	}
+	if len(mounts) > 0 {
+		return do(mounts[0].Path)
+	}
+	content, err := filesystem.Probe(ctx, v.Device)
+	if err != nil {
+		return fmt.Errorf("volume %s: %w", p.id, err)
+	}
+	raw := p.pool != nil && p.pool.FSType == ""
+	if content.Kind != filesystem.Filesystem || raw {
+		return do("")
+	}
+	dir := filepath.Join(m.privateDir(), mappingName(p.id))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("volume %s: %w", p.id, err)
+	}
+	if err := m.mountAt(ctx, p, v, dir, "", nil); err != nil {
+		return err
+	}
+	err = do(dir)
+	return errors.Join(err, m.removePrivate(context.WithoutCancel(ctx), p.id, dir))
+}
+
+// privateDir is where volumes are mounted that nobody uses, to look at their free
+// space.
+func (m *Manager) privateDir() string { return filepath.Join(m.stateDir, "mnt") }
+
+func (m *Manager) removePrivate(ctx context.Context, id, dir string) error {
+	if err := m.releaseTarget(ctx, id, dir); err != nil {
+		return err
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("volume %s: %w", id, err)
 	}
 	return nil
 }
 
-func reportFree(ctx context.Context, m Mapping, mountpoint string) error {
-	const batch = 4096
-	list := make([]blockdev.Extent, 0, batch)
-	err := filesystem.FreeSpace(ctx, mountpoint, func(off, length int64) error {
-		list = append(list, blockdev.Extent{Offset: off, Length: length})
-		if len(list) < batch {
-			return nil
+// current is what is known of the checkpoint that is open on a volume.
+type current struct {
+	uid      string
+	opened   time.Time
+	rollback bool // asked for or begun
+}
+
+// openOn finds out whether a checkpoint is open, by the engine or, if the volume is
+// not attached, by what is on it. Nil means that none is.
+func (m *Manager) openOn(ctx context.Context, p place) (*current, error) {
+	v, err := m.attached(ctx, p.id)
+	if err != nil {
+		return nil, err
+	}
+	if v == nil {
+		return openOnDisk(p)
+	}
+	if v.Open == nil {
+		return nil, nil
+	}
+	return &current{uid: v.Open.Id, opened: v.Open.Opened.AsTime(), rollback: v.Open.RollbackRequested}, nil
+}
+
+// openOnDisk reads block 0 of a volume that is not attached.
+func openOnDisk(p place) (*current, error) {
+	dev, err := blockdev.Open(p.path, blockdev.ReadOnly)
+	if err != nil {
+		return nil, fmt.Errorf("volume %s: %w", p.id, err)
+	}
+	head, err := bowlog.Load(dev)
+	err = errors.Join(err, dev.Close())
+	if errors.Is(err, bowlog.ErrNoLog) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("volume %s: the log of its checkpoint: %w: %w", p.id, err, ErrDamaged)
+	}
+	if head.Ext == nil {
+		return &current{rollback: head.Partial}, nil // dm-bow's
+	}
+	if head.Ext.Phase != bowlog.PhaseOpen {
+		return nil, nil // opened or ended but for block 0, which attaching puts right
+	}
+	return &current{
+		uid:      head.Ext.Checkpoint.String(),
+		opened:   head.Ext.Opened,
+		rollback: head.Partial || head.Ext.RollbackRequested,
+	}, nil
+}
+
+// refreshRecord brings the record of the last checkpoint up to date with what the
+// volume itself says, so that an operation that was interrupted after it was done
+// is known to be done.
+func (m *Manager) refreshRecord(ctx context.Context, p place) (record, error) {
+	open, err := m.openOn(ctx, p)
+	if err != nil {
+		return record{}, err
+	}
+	v, err := m.attached(ctx, p.id)
+	if err != nil {
+		return record{}, err
+	}
+	return m.updateRecord(p.id, func(r *record) { r.Checkpoint = settled(r.Checkpoint, open, v.GetEnded()) })
+}
+
+// settled is what became of the checkpoint that the record c tells of, given the
+// one that is open now, if any, and the one that the engine saw end, if it did.
+func settled(c *checkpointRecord, now *current, ended *enginepb.Ended) *checkpointRecord {
+	if c == nil || now != nil && sameUID(now.uid, c.UID) {
+		if c != nil && c.Stage == opening {
+			c := *c
+			c.Stage = opened
+			return &c
 		}
-		err := m.MarkFree(ctx, list)
-		list = list[:0]
-		return err
-	})
-	if errors.Is(err, filesystem.ErrNotSupported) {
-		_, err = filesystem.Trim(ctx, mountpoint)
-		return err
+		return c
 	}
-	if err != nil || len(list) == 0 {
-		return err
+	next := *c
+	switch c.Stage {
+	case opening:
+		return nil
+	case opened:
+		next.Stage, next.Reason = committed, ReasonOutside
+		if ended != nil && sameUID(ended.Id, c.UID) {
+			next.Since = ended.At.AsTime()
+			if ended.Reason == enginepb.Ended_OUT_OF_SPACE {
+				next.Reason = ReasonOutOfSpace
+			}
+		}
+	case committing:
+		next.Stage = committed
+	case rollingBack:
+		next.Stage = rolledBack
 	}
-	return m.MarkFree(ctx, list)
+	return &next
+}
+
+// sameUID compares names of checkpoints, with or without dashes.
+func sameUID(a, b string) bool {
+	plain := func(s string) string { return strings.ToLower(strings.ReplaceAll(s, "-", "")) }
+	return a != "" && plain(a) == plain(b)
 }

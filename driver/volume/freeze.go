@@ -1,0 +1,229 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/bowline-csi/bowline/driver/engine/enginepb"
+	"github.com/bowline-csi/bowline/driver/filesystem"
+)
+
+// MaxHold is how long a volume may stay frozen for a group.
+const MaxHold = maxFrozen
+
+// ErrNotFrozen says that a volume is not frozen for the checkpoint that is meant,
+// or not any more.
+var ErrNotFrozen = errors.New("the volume is not frozen for this checkpoint")
+
+// frozen is a file system that is frozen for a checkpoint, so that those of other
+// volumes can be opened at the same instant.
+type frozen struct {
+	uid        string
+	volume     *enginepb.Volume
+	mountpoint string
+	began      time.Time
+	timer      *time.Timer
+}
+
+// Freeze prepares the checkpoint uid up to the point where only the switch is
+// missing, and holds the file system frozen there, for hold (at most MaxHold)
+// unless CheckpointFrozen or Thaw comes first. A volume without a mounted file
+// system has nobody who writes through one, and there is nothing to freeze.
+func (m *Manager) Freeze(ctx context.Context, id, uid string, hold time.Duration) error {
+	if hold <= 0 || hold > MaxHold {
+		return fmt.Errorf("volume %s: freezing it for %s, which is not between 0 and %s: %w", id, hold, MaxHold, ErrInvalid)
+	}
+	return m.withVolume(ctx, id, uid, func(s *slot, p place) error {
+		if s.frozen != nil && sameUID(s.frozen.uid, uid) {
+			return nil
+		}
+		m.thaw(id, s)
+		if err := m.settle(ctx, s, p); err != nil {
+			return err
+		}
+		if _, err := m.refreshRecord(ctx, p); err != nil {
+			return err
+		}
+		v, err := m.attached(ctx, id)
+		if err != nil {
+			return err
+		}
+		f := &frozen{uid: uid, volume: v}
+		if v != nil {
+			if open, err := isOpen(id, v, uid); open || err != nil {
+				return err
+			}
+			if err := m.freezeMounted(ctx, f, id); err != nil {
+				return err
+			}
+		}
+		s.frozen = f
+		f.timer = time.AfterFunc(hold, func() { m.spawn(func() { m.expire(id, f) }) })
+		return nil
+	})
+}
+
+func (m *Manager) freezeMounted(ctx context.Context, f *frozen, id string) error {
+	mounts, err := filesystem.Mounts(f.volume.Device)
+	if err != nil || len(mounts) == 0 {
+		return err
+	}
+	v := m.volumeOf(f.volume, f.uid, CheckpointOptions{})
+	if err := v.StartTrim(ctx); err != nil {
+		return fromEngine(id, "looking for free space", err)
+	}
+	at := mounts[0].Path
+	err = FindFree(ctx, v, at)
+	if err == nil {
+		err = filesystem.Sync(at)
+	}
+	if err == nil {
+		_, err = m.updateRecord(id, func(r *record) { r.Frozen = true })
+	}
+	if err == nil {
+		f.began = time.Now()
+		err = filesystem.Freeze(at)
+	}
+	if err != nil {
+		_, forget := m.updateRecord(id, func(r *record) { r.Frozen = false })
+		return errors.Join(fmt.Errorf("volume %s: %w", id, err), forget, v.StopTrim(context.WithoutCancel(ctx)))
+	}
+	f.mountpoint = at
+	return nil
+}
+
+// CheckpointFrozen opens the checkpoint that Freeze has prepared, and thaws.
+func (m *Manager) CheckpointFrozen(ctx context.Context, id, uid string, o CheckpointOptions) error {
+	return m.withVolume(ctx, id, uid, func(s *slot, p place) error {
+		f := s.frozen
+		if f == nil || !sameUID(f.uid, uid) {
+			// Perhaps this was done and the answer was lost.
+			if now, err := m.openOn(ctx, p); err == nil && now != nil && sameUID(now.uid, uid) {
+				return nil
+			}
+			return fmt.Errorf("volume %s: checkpoint %s: %w", id, uid, ErrNotFrozen)
+		}
+		if f.mountpoint == "" {
+			return m.checkpoint(ctx, s, p, uid, o)
+		}
+		f.timer.Stop()
+		s.frozen = nil
+		return m.openCheckpoint(id, uid, func() (time.Duration, error) {
+			switching, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxFrozen)
+			defer cancel()
+			v := m.volumeOf(f.volume, uid, o)
+			err := v.Checkpoint(switching)
+			thawed := filesystem.Thaw(f.mountpoint)
+			if err != nil {
+				err = errors.Join(err, v.StopTrim(context.WithoutCancel(ctx)))
+			}
+			return time.Since(f.began), errors.Join(err, thawed)
+		})
+	})
+}
+
+// Thaw gives up what Freeze began, if anything.
+func (m *Manager) Thaw(ctx context.Context, id string) error {
+	s, err := m.enter(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer s.leave()
+	m.thaw(id, s)
+	return nil
+}
+
+// expire thaws a volume that nobody came back for.
+func (m *Manager) expire(id string, f *frozen) {
+	s := m.slot(id)
+	s.sem <- struct{}{}
+	defer s.leave()
+	if s.frozen == f {
+		m.log.Warn("a file system was frozen for too long and is thawed", "volume", id, "checkpoint", f.uid)
+		m.thaw(id, s)
+	}
+}
+
+// thaw ends what Freeze began. The slot is held.
+func (m *Manager) thaw(id string, s *slot) {
+	f := s.frozen
+	if f == nil {
+		return
+	}
+	s.frozen = nil
+	f.timer.Stop()
+	if f.mountpoint == "" {
+		return
+	}
+	if err := filesystem.Thaw(f.mountpoint); err != nil && !errors.Is(err, filesystem.ErrNotFrozen) {
+		m.log.Error("a file system cannot be thawed", "volume", id, "error", err)
+		return
+	}
+	// Not the context of the Manager: this is also how it ends.
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := m.volumeOf(f.volume, f.uid, CheckpointOptions{}).StopTrim(ctx); err != nil {
+		m.log.Warn("the engine still looks for free space", "volume", id, "error", err)
+	}
+	if _, err := m.updateRecord(id, func(r *record) { r.Frozen = false }); err != nil {
+		m.log.Warn("a record still says that the volume is frozen", "volume", id, "error", err)
+	}
+}
+
+// thawAll thaws everything, when no operation can begin any more.
+func (m *Manager) thawAll() {
+	m.mu.Lock()
+	ids := make([]string, 0, len(m.slots))
+	for id := range m.slots {
+		ids = append(ids, id)
+	}
+	m.mu.Unlock()
+	for _, id := range ids {
+		s := m.slot(id)
+		s.sem <- struct{}{}
+		m.thaw(id, s)
+		s.leave()
+	}
+}
+
+// thawForgotten thaws what a Manager that was killed had frozen. Only marked
+// volumes: others may be frozen by somebody else, for a reason.
+func (m *Manager) thawForgotten(ctx context.Context, id string) error {
+	s, err := m.enter(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer s.leave()
+	r, err := m.loadRecord(id)
+	if err != nil || !r.Frozen || s.frozen != nil {
+		return err
+	}
+	v, err := m.attached(ctx, id)
+	if err != nil {
+		return err
+	}
+	if v != nil {
+		mounts, err := filesystem.Mounts(v.Device)
+		if err != nil {
+			return fmt.Errorf("volume %s: %w", id, err)
+		}
+		if len(mounts) > 0 {
+			err := filesystem.Thaw(mounts[0].Path)
+			if err != nil && !errors.Is(err, filesystem.ErrNotFrozen) {
+				return fmt.Errorf("volume %s: %w", id, err)
+			}
+			if err == nil {
+				m.log.Warn("thawed a file system that was left frozen", "volume", id)
+			}
+		}
+		if v.Open == nil {
+			if err := m.volumeOf(v, "", CheckpointOptions{}).StopTrim(ctx); err != nil {
+				return fromEngine(id, "ending the search for free space", err)
+			}
+		}
+	}
+	_, err = m.updateRecord(id, func(r *record) { r.Frozen = false })
+	return err
+}

@@ -1,0 +1,321 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bowline-csi/bowline/driver/engine"
+	"github.com/bowline-csi/bowline/driver/engine/enginepb"
+	"github.com/bowline-csi/bowline/driver/filesystem"
+)
+
+// poolBlockSize is the logical block size in bytes of the mappings of the pool's
+// volumes. It is the same for the life of a volume, because partition tables
+// depend on it, and the size in which file systems write.
+const poolBlockSize = 4096
+
+// StageOptions say how a volume is to be staged.
+type StageOptions struct {
+	Ref
+
+	// StagingPath is the directory to mount the file system at. It is made if
+	// only its last part is missing.
+	StagingPath string
+
+	// Block asks for the bare block device; nothing is mounted.
+	Block bool
+
+	// FSType is filesystem.Ext4 or filesystem.XFS; empty means what is there
+	// already, or ext4 for a volume that was never used.
+	FSType string
+
+	MountOptions []string
+}
+
+func (o StageOptions) check() error {
+	if !filepath.IsAbs(o.StagingPath) {
+		return fmt.Errorf("volume %s: staging path %q is not absolute: %w", o.ID, o.StagingPath, ErrInvalid)
+	}
+	if o.FSType != "" && o.FSType != filesystem.Ext4 && o.FSType != filesystem.XFS {
+		return fmt.Errorf("volume %s: file system %q: there are %s and %s: %w", o.ID, o.FSType, filesystem.Ext4, filesystem.XFS, ErrInvalid)
+	}
+	return nil
+}
+
+// Stage attaches a volume and mounts its file system, which it makes if the volume
+// was never used. An open checkpoint is carried on with; a rollback that is due is
+// done first.
+func (m *Manager) Stage(ctx context.Context, o StageOptions) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	s, err := m.enter(ctx, o.ID)
+	if err != nil {
+		return err
+	}
+	defer s.leave()
+	p, err := m.locate(o.Ref)
+	if err != nil {
+		return err
+	}
+	if err := m.settle(ctx, s, p); err != nil {
+		return err
+	}
+	_, err = m.stage(ctx, p, o)
+	return err
+}
+
+func (m *Manager) stage(ctx context.Context, p place, o StageOptions) (*enginepb.Volume, error) {
+	staging, err := realPath(o.StagingPath)
+	if err != nil {
+		return nil, fmt.Errorf("volume %s: staging path: %w: %w", o.ID, err, ErrInvalid)
+	}
+	o.StagingPath = staging
+	_, err = m.updateRecord(o.ID, func(r *record) {
+		r.StagingPath = staging
+		if p.pool == nil {
+			r.Device = p.path
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	v, err := m.attach(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	if o.Block {
+		return v, m.handOut(ctx, p, "")
+	}
+	if v, err = m.cleanSlate(ctx, p, v); err != nil {
+		return nil, err
+	}
+	return v, m.mountAt(ctx, p, v, staging, o.FSType, o.MountOptions)
+}
+
+// attach returns the mapping of a volume, which it makes if there is none.
+func (m *Manager) attach(ctx context.Context, p place) (*enginepb.Volume, error) {
+	v, err := m.attached(ctx, p.id)
+	if v != nil || err != nil {
+		return v, err
+	}
+	if err := m.clearDead(ctx, p.id); err != nil {
+		return nil, err
+	}
+	req := &enginepb.AttachRequest{Name: mappingName(p.id), Path: p.path}
+	if p.pool != nil {
+		req.BlockSize = poolBlockSize
+		req.KeepAllocated = !p.pool.Thin
+	}
+	v, err = m.engine.Attach(ctx, req)
+	return v, fromEngine(p.id, "attaching", err)
+}
+
+// detach takes the mapping of a volume away. It fails with ErrInUse while anybody
+// has it open or mounted, in whatever name space.
+func (m *Manager) detach(ctx context.Context, id string) error {
+	_, err := m.engine.Detach(ctx, &enginepb.DetachRequest{Name: mappingName(id)})
+	return fromEngine(id, "detaching", err)
+}
+
+// cleanSlate makes a volume of the pool that was never used empty again, if an
+// interrupted mkfs has left something on it.
+func (m *Manager) cleanSlate(ctx context.Context, p place, v *enginepb.Volume) (*enginepb.Volume, error) {
+	if p.pool == nil || p.pool.Used {
+		return v, nil
+	}
+	// Mounted, it has been used; only the mark is missing.
+	if mounts, err := filesystem.Mounts(v.Device); err != nil || len(mounts) > 0 {
+		return v, err
+	}
+	content, err := filesystem.Probe(ctx, v.Device)
+	if err != nil {
+		return nil, fmt.Errorf("volume %s: %w", p.id, err)
+	}
+	if content.Kind == filesystem.Empty {
+		return v, nil
+	}
+	m.log.Info("removing what an interrupted mkfs left", "volume", p.id, "found", content.String())
+	if err := m.detach(ctx, p.id); err != nil {
+		return nil, err
+	}
+	if err := m.pool.Wipe(ctx, p.id); err != nil {
+		return nil, err
+	}
+	return m.attach(ctx, p)
+}
+
+// handOut notes that the content of a volume is somebody's from now on.
+func (m *Manager) handOut(ctx context.Context, p place, fsType string) error {
+	if p.pool == nil || p.pool.Used {
+		return nil
+	}
+	return m.pool.MarkUsed(ctx, p.id, fsType)
+}
+
+// mountAt mounts the file system of a mapping at target, and makes it first if the
+// volume was never used.
+func (m *Manager) mountAt(ctx context.Context, p place, v *enginepb.Volume, target, fsType string, options []string) error {
+	_, device, err := filesystem.MountedAt(target)
+	switch {
+	case err == nil && device == v.Device:
+		return m.handOut(ctx, p, fsType)
+	case err == nil:
+		return fmt.Errorf("volume %s: %s is mounted at %s already: %w", p.id, device, target, ErrInvalid)
+	case !errors.Is(err, filesystem.ErrNotMounted):
+		return fmt.Errorf("volume %s: %w", p.id, err)
+	}
+	content, err := filesystem.Probe(ctx, v.Device)
+	if err != nil {
+		return fmt.Errorf("volume %s: %w", p.id, err)
+	}
+	switch {
+	case content.Kind == filesystem.Filesystem:
+		if fsType != "" && content.Type != fsType {
+			return fmt.Errorf("volume %s: %s is asked for and %s is on it: %w", p.id, fsType, content.Type, ErrInvalid)
+		}
+		fsType = content.Type
+	case content.Kind == filesystem.Empty && (p.pool == nil || !p.pool.Used):
+		if fsType == "" {
+			fsType = filesystem.Ext4
+		}
+		if err := filesystem.Make(ctx, v.Device, fsType); err != nil {
+			return fmt.Errorf("volume %s: %w", p.id, err)
+		}
+	default:
+		return fmt.Errorf("volume %s: a file system is expected on it, and there is: %s; nothing was changed: %w", p.id, content, ErrDamaged)
+	}
+	if err := m.handOut(ctx, p, fsType); err != nil {
+		return err
+	}
+	if err := os.Mkdir(target, 0o750); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("volume %s: %w", p.id, err)
+	}
+	if fi, err := os.Stat(target); err != nil || !fi.IsDir() {
+		return fmt.Errorf("volume %s: %s is not a directory: %w", p.id, target, errors.Join(err, ErrInvalid))
+	}
+	if fsType == filesystem.XFS && !slices.Contains(options, "nouuid") {
+		// A clone has the UUID of its source, and both may be mounted.
+		options = append(slices.Clone(options), "nouuid")
+	}
+	if err := filesystem.Mount(ctx, v.Device, target, fsType, options); err != nil {
+		return fmt.Errorf("volume %s: %w", p.id, err)
+	}
+	if v.Open != nil {
+		// What was free at the checkpoint and what of it is so still; backups
+		// have only a reserve until that is known.
+		if err := FindFree(ctx, engine.Volume{Client: m.engine, Name: v.Name}, target); err != nil {
+			m.log.Warn("free space is not known anew", "volume", p.id, "error", err)
+		}
+	}
+	return nil
+}
+
+// Unstage unmounts a volume and detaches it. A rollback that is due begins.
+func (m *Manager) Unstage(ctx context.Context, id, stagingPath string) error {
+	if !filepath.IsAbs(stagingPath) {
+		return fmt.Errorf("volume %s: staging path %q is not absolute: %w", id, stagingPath, ErrInvalid)
+	}
+	s, err := m.enter(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer s.leave()
+	m.thaw(id, s)
+	staging, err := realPath(stagingPath)
+	if errors.Is(err, os.ErrNotExist) {
+		staging, err = filepath.Clean(stagingPath), nil
+	}
+	if err != nil {
+		return fmt.Errorf("volume %s: staging path: %w", id, err)
+	}
+	if err := m.unmountStaging(ctx, id, staging); err != nil {
+		return err
+	}
+	v, err := m.attached(ctx, id)
+	if err != nil {
+		return err
+	}
+	if v == nil {
+		if err := m.clearDead(ctx, id); err != nil {
+			return err
+		}
+	} else {
+		users, err := m.users(v.Device, staging)
+		if err != nil {
+			return fmt.Errorf("volume %s: %w", id, err)
+		}
+		if len(users) > 0 {
+			return fmt.Errorf("volume %s: it is published at %s: %w", id, users[0].Path, ErrInUse)
+		}
+		if err := m.detach(ctx, id); err != nil {
+			return err
+		}
+	}
+	m.changed(id)
+	m.kick(id)
+	return nil
+}
+
+// unmountDevice unmounts device from path, if that is what is mounted there.
+func (m *Manager) unmountDevice(ctx context.Context, id, path, device string) error {
+	for {
+		_, at, err := filesystem.MountedAt(path)
+		if errors.Is(err, filesystem.ErrNotMounted) || err == nil && at != device {
+			return nil
+		}
+		if err == nil {
+			err = m.unmount(ctx, id, path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// unmountStaging unmounts the file system of a volume from its staging path, for
+// real.
+func (m *Manager) unmountStaging(ctx context.Context, id, staging string) error {
+	for {
+		_, device, err := filesystem.MountedAt(staging)
+		if errors.Is(err, filesystem.ErrNotMounted) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("volume %s: %w", id, err)
+		}
+		if device == "" {
+			return fmt.Errorf("volume %s: what is mounted at %s is not on a block device: %w", id, staging, ErrInvalid)
+		}
+		if err := m.unmount(ctx, id, staging); err != nil {
+			return err
+		}
+	}
+}
+
+func (m *Manager) unmount(ctx context.Context, id, path string) error {
+	err := filesystem.Unmount(ctx, path)
+	switch {
+	case err == nil, errors.Is(err, filesystem.ErrNotMounted), errors.Is(err, unix.ENOENT):
+		return nil
+	case errors.Is(err, filesystem.ErrBusy):
+		return fmt.Errorf("volume %s: %w: %w", id, err, ErrInUse)
+	}
+	return fmt.Errorf("volume %s: %w", id, err)
+}
+
+// realPath resolves the directories that lead to path, but asks nothing of path
+// itself, which may be a mount that answers no more.
+func realPath(path string) (string, error) {
+	dir, err := filepath.EvalSymlinks(filepath.Dir(filepath.Clean(path)))
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, filepath.Base(filepath.Clean(path))), nil
+}

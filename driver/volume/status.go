@@ -1,0 +1,305 @@
+package volume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/bowline-csi/bowline/driver/engine/enginepb"
+	"github.com/bowline-csi/bowline/driver/export/fuse"
+	"github.com/bowline-csi/bowline/driver/filesystem"
+)
+
+// Status is what is so with a volume. Sizes are in bytes.
+type Status struct {
+	ID   string
+	Path string // backing image or device
+	Size int64  // of the mapping, or of the image
+
+	Attached bool
+	Device   string // mapped block device, while attached
+
+	// Dead says that an engine was killed for good while the volume was in use:
+	// every request of its users fails until they are gone.
+	Dead bool
+
+	// SurvivesRestart says that the engine can be killed without an I/O error.
+	SurvivesRestart bool
+
+	Staged     bool
+	Publishers []string // target paths
+
+	// Open is the checkpoint that is open, and Last the last one that is known,
+	// which is the same one while it is open.
+	Open *OpenCheckpoint
+	Last *LastCheckpoint
+
+	// Rollback is set from when one was asked for until it is done.
+	Rollback *RollbackStatus
+}
+
+// OpenCheckpoint is a checkpoint that is open. What the engine knows of it is zero
+// while the volume is not attached.
+type OpenCheckpoint struct {
+	UID               string
+	Opened            time.Time
+	RollbackRequested bool
+	CommitWhenFull    bool
+
+	Free        int64 // usable for backups
+	BackedUp    int64
+	Changed     int64
+	BackupUsed  int64
+	Moved       int64 // backups that had to make way for the file system
+	LogSequence int64
+	OutOfSpace  int64 // requests that failed for want of space
+	Unsettled   bool  // the last write of the log failed
+}
+
+// Outcome is what became of a checkpoint.
+type Outcome string
+
+// Outcomes.
+const (
+	Open       Outcome = "Open"
+	Committed  Outcome = "Committed"
+	RolledBack Outcome = "RolledBack"
+)
+
+// Reasons for an outcome that was not asked for here.
+const (
+	// ReasonOutOfSpace: the engine committed it, as it was told for that case.
+	ReasonOutOfSpace = "OutOfSpace"
+	// ReasonOutside: it was ended by other means, by hand for instance.
+	ReasonOutside = "EndedOutside"
+)
+
+// LastCheckpoint is the last checkpoint of a volume.
+type LastCheckpoint struct {
+	UID     string
+	Outcome Outcome
+	Reason  string // "" if it was asked for
+	At      time.Time
+
+	// Frozen is for how long the file system was frozen when it was opened.
+	Frozen time.Duration
+	// PutBack is how many bytes a rollback has put back.
+	PutBack int64
+}
+
+// RollbackStatus is a rollback that was asked for.
+type RollbackStatus struct {
+	// WaitingFor are the target paths of those who still use the volume.
+	WaitingFor []string
+
+	// Running says that old content is being checked (Verifying) or put back.
+	Running   bool
+	Verifying bool
+	Done      int64 // bytes of this step
+	Total     int64 // bytes
+
+	// Err is why the last try failed. It is tried again.
+	Err error
+}
+
+// Status tells what is so with a volume. It waits for no other operation.
+func (m *Manager) Status(ctx context.Context, id string) (Status, error) {
+	p, err := m.locate(Ref{ID: id})
+	if err != nil {
+		return Status{}, err
+	}
+	v, err := m.attached(ctx, id)
+	if err != nil {
+		return Status{}, err
+	}
+	return m.status(p, v)
+}
+
+// List tells of all volumes of the pool and of those that were staged, by ID.
+func (m *Manager) List(ctx context.Context) ([]Status, error) {
+	resp, err := m.engine.List(ctx, &enginepb.ListRequest{})
+	if err != nil {
+		return nil, fromEngine("(all)", "listing", err)
+	}
+	attached := map[string]*enginepb.Volume{}
+	for _, v := range resp.Volumes {
+		attached[v.Name] = v
+	}
+	ids, err := m.recorded()
+	if err != nil {
+		return nil, err
+	}
+	volumes, err := m.pool.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range volumes {
+		ids = append(ids, v.ID)
+	}
+	slices.Sort(ids)
+	var list []Status
+	for _, id := range slices.Compact(ids) {
+		p, err := m.locate(Ref{ID: id})
+		if err != nil {
+			continue // deleted in the meantime, or a record of what is gone
+		}
+		s, err := m.status(p, attached[mappingName(id)])
+		if err != nil {
+			m.log.Warn("a volume cannot be looked at", "volume", id, "error", err)
+			continue
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
+
+func (m *Manager) status(p place, v *enginepb.Volume) (Status, error) {
+	s := Status{ID: p.id, Path: p.path}
+	if p.pool != nil {
+		s.Size = p.pool.Size
+	}
+	r, err := m.loadRecord(p.id)
+	if err != nil {
+		return s, err
+	}
+	var now *current
+	if v != nil {
+		s.Attached, s.Device, s.Size = true, v.Device, v.Size
+		s.SurvivesRestart = v.SurvivesRestart
+		if v.Open != nil {
+			now = &current{uid: v.Open.Id, opened: v.Open.Opened.AsTime(), rollback: v.Open.RollbackRequested}
+		}
+		users, err := m.users(v.Device, r.StagingPath)
+		if err != nil {
+			return s, fmt.Errorf("volume %s: %w", p.id, err)
+		}
+		for _, u := range users {
+			s.Publishers = append(s.Publishers, u.Path)
+		}
+	} else if now, err = openOnDisk(p); err != nil {
+		return s, err
+	}
+	if r.StagingPath != "" {
+		_, device, err := filesystem.MountedAt(r.StagingPath)
+		if err != nil && !errors.Is(err, filesystem.ErrNotMounted) {
+			return s, fmt.Errorf("volume %s: %w", p.id, err)
+		}
+		s.Staged = err == nil && v != nil && device == v.Device
+		s.Dead = err == nil && v == nil && isExportOf(device, p.id)
+	}
+	if now != nil {
+		s.Open = describeOpen(now, v)
+	}
+	s.Last = describeLast(settled(r.Checkpoint, now, v.GetEnded()))
+	s.Rollback = m.describeRollback(p.id, s, r)
+	return s, nil
+}
+
+// isExportOf tells whether a device is, or was, the mapping of the volume.
+func isExportOf(device, id string) bool {
+	return fuse.NameOf(device) == mappingName(id)
+}
+
+func describeOpen(now *current, v *enginepb.Volume) *OpenCheckpoint {
+	o := &OpenCheckpoint{UID: now.uid, Opened: now.opened, RollbackRequested: now.rollback}
+	if v.GetOpen() == nil {
+		return o
+	}
+	o.CommitWhenFull = v.Open.CommitWhenFull
+	o.Free = v.Free
+	o.BackedUp = v.Open.BackedUp
+	o.Changed = v.Open.Changed
+	o.BackupUsed = v.Open.BackupUsed
+	o.Moved = v.Open.Moved
+	o.LogSequence = int64(v.Open.LogSequence)
+	o.OutOfSpace = v.Open.OutOfSpace
+	o.Unsettled = v.Open.Unsettled
+	return o
+}
+
+func describeLast(c *checkpointRecord) *LastCheckpoint {
+	if c == nil || c.Stage == opening {
+		return nil
+	}
+	l := &LastCheckpoint{UID: c.UID, Outcome: Open, Reason: c.Reason, At: c.Since, Frozen: c.Frozen, PutBack: c.Bytes}
+	switch c.Stage {
+	case committed:
+		l.Outcome = Committed
+	case rolledBack:
+		l.Outcome = RolledBack
+	}
+	return l
+}
+
+func (m *Manager) describeRollback(id string, s Status, r record) *RollbackStatus {
+	m.mu.Lock()
+	var job *rollback
+	if slot := m.slots[id]; slot != nil {
+		job = slot.rollback
+	}
+	m.mu.Unlock()
+	if job.running() {
+		job.mu.Lock()
+		defer job.mu.Unlock()
+		return &RollbackStatus{
+			Running:   true,
+			Verifying: job.phase == enginepb.RestoreProgress_VERIFY,
+			Done:      job.copied,
+			Total:     job.total,
+		}
+	}
+	asked := s.Open != nil && (s.Open.RollbackRequested || !s.Attached &&
+		r.Checkpoint != nil && r.Checkpoint.Stage == rollingBack && sameUID(r.Checkpoint.UID, s.Open.UID))
+	if !asked {
+		return nil
+	}
+	status := &RollbackStatus{WaitingFor: s.Publishers}
+	if job != nil {
+		status.Err = job.err
+	}
+	return status
+}
+
+// Health is whether a volume can be used.
+type Health struct {
+	Abnormal bool
+	Reason   string // CamelCase; one of the Reason constants of health
+	Message  string
+}
+
+// Reasons why a volume is not healthy.
+const (
+	HealthRollback   = "RollbackInProgress"
+	HealthEngineLost = "EngineLost"
+	HealthDamaged    = "CheckpointLogCorrupt"
+	HealthNoSpace    = "CheckpointOutOfSpace"
+	HealthUnsettled  = "CheckpointWriteFailed"
+)
+
+// Health tells whether a volume can be used. An error means that it cannot be
+// told, or that there is no such volume.
+func (m *Manager) Health(ctx context.Context, id string) (Health, error) {
+	s, err := m.Status(ctx, id)
+	bad := func(reason, format string, args ...any) (Health, error) {
+		return Health{Abnormal: true, Reason: reason, Message: fmt.Sprintf(format, args...)}, nil
+	}
+	switch {
+	case errors.Is(err, ErrDamaged):
+		return bad(HealthDamaged, "%v", err)
+	case err != nil:
+		return Health{}, err
+	case s.Dead:
+		return bad(HealthEngineLost, "the process that served the volume was killed; its users get I/O errors until their pods are restarted")
+	case s.Rollback != nil && s.Rollback.Err != nil:
+		return bad(HealthRollback, "the volume is to be rolled back, and that fails: %v", s.Rollback.Err)
+	case s.Rollback != nil && s.Rollback.Running:
+		return bad(HealthRollback, "the volume is being rolled back: %d of %d bytes", s.Rollback.Done, s.Rollback.Total)
+	case s.Open != nil && s.Open.Unsettled:
+		return bad(HealthUnsettled, "the log of the checkpoint could not be written")
+	case s.Open != nil && s.Open.OutOfSpace > 0 && s.Open.Free == 0:
+		return bad(HealthNoSpace, "%d writes failed because there is no free space for backups: commit or roll back the checkpoint, or delete files", s.Open.OutOfSpace)
+	}
+	return Health{Message: "the volume is usable"}, nil
+}
