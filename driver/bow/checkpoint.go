@@ -366,4 +366,5 @@ func (e *Engine) RequestRollback() error {
 func (e *Engine) setStateLocked(s State) {
 	e.state = s
 	e.mu.shown = s
+	e.current.Store(int32(s))
 }

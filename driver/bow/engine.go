@@ -43,6 +43,7 @@ type Engine struct {
 	// writing by what changes the state. It guards state.
 	transition sync.RWMutex
 	state      State
+	current    atomic.Int32 // state, for those who must not wait
 
 	log logWriter
 

@@ -82,3 +82,6 @@ func (e *Engine) Stats() Stats {
 	s.Unsettled = e.log.unsettled.Load()
 	return s
 }
+
+// State returns the state of the engine. It waits for nothing.
+func (e *Engine) State() State { return State(e.current.Load()) }

@@ -2,8 +2,8 @@
 // volumes and answers over a unix socket those who steer it.
 //
 // It is a process of its own because a mapping must outlive everything that is
-// upgraded or restarted often. It keeps nothing that is not on the volumes or in
-// the kernel.
+// upgraded or restarted often. It keeps nothing that is not on the volumes, in the
+// kernel, or with a Keeper, so a successor can take over from one that died.
 package engine
 
 import (
@@ -15,25 +15,32 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/bowline-csi/bowline/driver/blockdev"
-	"github.com/bowline-csi/bowline/driver/bow"
-	"github.com/bowline-csi/bowline/driver/bow/bowlog"
 	"github.com/bowline-csi/bowline/driver/engine/enginepb"
 	"github.com/bowline-csi/bowline/driver/export"
+	"github.com/bowline-csi/bowline/driver/export/fuse"
 	"github.com/bowline-csi/bowline/driver/filesystem"
 	"github.com/bowline-csi/bowline/driver/mapping"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // detachPatience is how long Detach waits for others to close the mapped device.
 const detachPatience = 3 * time.Second
 
+// leftoverPatience is how long is waited for users of what an engine that was
+// killed has left.
+const leftoverPatience = time.Second
+
 // Server holds mappings and implements the service of package enginepb.
 type Server struct {
 	enginepb.UnimplementedEngineServer
+
+	// Keeper holds what a successor needs. Nil means that there will be none. Not
+	// to be changed after the first call.
+	Keeper Keeper
+
+	ending atomic.Bool // no more volumes are attached
 
 	mu      sync.Mutex
 	volumes map[string]*volume // guarded by mu
@@ -45,7 +52,16 @@ type volume struct {
 	// for reading by what needs it to stay attached. Telling how it is needs
 	// neither, so that a volume whose disk hangs can still be looked at.
 	life    sync.RWMutex
-	mapping atomic.Pointer[mapping.Mapping] // nil when not attached
+	mapping atomic.Pointer[attachment] // nil when not attached
+
+	restoring atomic.Bool // who holds life restores the backing device
+}
+
+// attachment is the mapping of an attached volume.
+type attachment struct {
+	*mapping.Mapping
+	since    time.Time // when this process began to serve it
+	survives bool      // a successor can take it over
 }
 
 // NewServer returns a server without volumes.
@@ -53,6 +69,12 @@ func NewServer() *Server { return &Server{volumes: map[string]*volume{}} }
 
 // Register makes the server answer at s.
 func (s *Server) Register(r grpc.ServiceRegistrar) { enginepb.RegisterEngineServer(r, s) }
+
+// End refuses to attach volumes from now on.
+func (s *Server) End() { s.ending.Store(true) }
+
+// Attached is the number of volumes that are attached, or about to be.
+func (s *Server) Attached() int { return len(s.names()) }
 
 // Close detaches all volumes. Those that are in use stay attached, and the error
 // names them.
@@ -123,46 +145,101 @@ func (s *Server) Attach(ctx context.Context, req *enginepb.AttachRequest) (*engi
 	if req.Name == "" {
 		return nil, status.Error(codes.InvalidArgument, "attaching needs a name for the volume")
 	}
+	if s.restoring(req.Name) {
+		return nil, status.Errorf(codes.FailedPrecondition, "volume %q is being rolled back", req.Name)
+	}
 	v := s.enter(req.Name, true)
 	defer s.leave(req.Name, v)
+	if err := s.forgetGone(req.Name, v); err != nil {
+		return nil, asStatus(err)
+	}
 	if m := v.mapping.Load(); m != nil {
 		if m.Path() != req.Path || req.BlockSize != 0 && int(req.BlockSize) != m.BlockSize() {
 			return nil, status.Errorf(codes.AlreadyExists, "volume %q is attached to %s with blocks of %d bytes", req.Name, m.Path(), m.BlockSize())
 		}
 		return describe(req.Name, m), nil
 	}
-	blockSize := int(req.BlockSize)
-	if blockSize == 0 {
+	if s.ending.Load() {
+		return nil, status.Error(codes.Unavailable, "the engine is about to end; try again when it has been started anew")
+	}
+	o := mapping.Options{Name: req.Name, BlockSize: int(req.BlockSize), KeepAllocated: req.KeepAllocated}
+	if o.BlockSize == 0 {
 		content, err := filesystem.Probe(ctx, req.Path)
 		if err != nil {
 			return nil, asStatus(fmt.Errorf("looking at what is on %s: %w", req.Path, err))
 		}
-		blockSize = filesystem.MappingBlockSize(content)
+		o.BlockSize = filesystem.MappingBlockSize(content)
 	}
-	m, err := mapping.Attach(ctx, req.Path, mapping.Options{Name: req.Name, BlockSize: blockSize})
+	if err := removeLeftover(ctx, req.Name); err != nil {
+		return nil, asStatus(err)
+	}
+	m, err := mapping.Attach(ctx, req.Path, o)
 	if err != nil {
 		return nil, asStatus(err)
 	}
-	v.mapping.Store(m)
-	return describe(req.Name, m), nil
+	a := &attachment{Mapping: m, since: time.Now()}
+	if a.survives, err = s.keep(m, o); err != nil {
+		return nil, asStatus(errors.Join(err, m.Close(ctx)))
+	}
+	v.mapping.Store(a)
+	return describe(req.Name, a), nil
+}
+
+// restoring tells whether a volume is being restored, which takes its time.
+func (s *Server) restoring(name string) bool {
+	v := s.find(name)
+	return v != nil && v.restoring.Load()
+}
+
+// forgetGone detaches v if its mapped device was taken away by others.
+func (s *Server) forgetGone(name string, v *volume) error {
+	m := v.mapping.Load()
+	if m == nil {
+		return nil
+	}
+	select {
+	case <-m.Done():
+		v.mapping.Store(nil)
+		return errors.Join(m.Close(context.Background()), s.drop(name))
+	default:
+		return nil
+	}
+}
+
+// removeLeftover removes the mapped device of an engine that died and has no
+// successor, which fails every request.
+func removeLeftover(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, leftoverPatience)
+	defer cancel()
+	return fuse.RemoveDead(ctx, name)
 }
 
 // Detach implements enginepb.EngineServer.
 func (s *Server) Detach(ctx context.Context, req *enginepb.DetachRequest) (*enginepb.DetachResponse, error) {
+	if s.restoring(req.Name) {
+		return &enginepb.DetachResponse{}, nil
+	}
 	v := s.enter(req.Name, false)
 	if v == nil {
+		if err := removeLeftover(ctx, req.Name); err != nil {
+			return nil, asStatus(err)
+		}
 		return &enginepb.DetachResponse{}, nil
 	}
 	defer s.leave(req.Name, v)
+	m := v.mapping.Load()
+	if m == nil {
+		return &enginepb.DetachResponse{}, nil
+	}
 	// Somebody looks at every device for a moment; who stays longer uses it.
 	ctx, cancel := context.WithTimeout(ctx, detachPatience)
 	defer cancel()
-	err := v.mapping.Load().Close(ctx)
+	err := m.Close(ctx)
 	if errors.Is(err, export.ErrBusy) {
 		return nil, asStatus(err)
 	}
 	v.mapping.Store(nil) // whatever else went wrong, it is gone
-	if err != nil {
+	if err := errors.Join(err, s.drop(req.Name)); err != nil {
 		return nil, asStatus(err)
 	}
 	return &enginepb.DetachResponse{}, nil
@@ -189,7 +266,7 @@ func (s *Server) Get(ctx context.Context, req *enginepb.GetRequest) (*enginepb.V
 }
 
 // attached returns the mapping of a volume, or nil.
-func (s *Server) attached(name string) *mapping.Mapping {
+func (s *Server) attached(name string) *attachment {
 	v := s.find(name)
 	if v == nil {
 		return nil
@@ -199,110 +276,4 @@ func (s *Server) attached(name string) *mapping.Mapping {
 
 func notAttached(name string) error {
 	return status.Errorf(codes.NotFound, "volume %q is not attached", name)
-}
-
-// StartTrim implements enginepb.EngineServer.
-func (s *Server) StartTrim(ctx context.Context, req *enginepb.StartTrimRequest) (*enginepb.Volume, error) {
-	return s.do(req.Name, func(m *mapping.Mapping) error { return m.StartTrim() })
-}
-
-// StopTrim implements enginepb.EngineServer.
-func (s *Server) StopTrim(ctx context.Context, req *enginepb.StopTrimRequest) (*enginepb.Volume, error) {
-	return s.do(req.Name, func(m *mapping.Mapping) error { m.StopTrim(); return nil })
-}
-
-// Checkpoint implements enginepb.EngineServer.
-func (s *Server) Checkpoint(ctx context.Context, req *enginepb.CheckpointRequest) (*enginepb.Volume, error) {
-	return s.do(req.Name, func(m *mapping.Mapping) error { return m.Checkpoint(ctx, bow.CheckpointOptions{}) })
-}
-
-// Commit implements enginepb.EngineServer.
-func (s *Server) Commit(ctx context.Context, req *enginepb.CommitRequest) (*enginepb.Volume, error) {
-	return s.do(req.Name, func(m *mapping.Mapping) error { return m.Commit() })
-}
-
-// MarkFree implements enginepb.EngineServer.
-func (s *Server) MarkFree(ctx context.Context, req *enginepb.MarkFreeRequest) (*enginepb.Volume, error) {
-	return s.do(req.Name, func(m *mapping.Mapping) error {
-		for _, x := range req.Extents {
-			if err := m.MarkFree(x.Offset, x.Length); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// do calls f with the mapping of an attached volume, which stays attached
-// meanwhile.
-func (s *Server) do(name string, f func(*mapping.Mapping) error) (*enginepb.Volume, error) {
-	v := s.find(name)
-	if v == nil {
-		return nil, notAttached(name)
-	}
-	v.life.RLock()
-	defer v.life.RUnlock()
-	m := v.mapping.Load()
-	if m == nil {
-		return nil, notAttached(name)
-	}
-	if err := f(m); err != nil {
-		return nil, asStatus(fmt.Errorf("volume %q: %w", name, err))
-	}
-	return describe(name, m), nil
-}
-
-func describe(name string, m *mapping.Mapping) *enginepb.Volume {
-	st := m.Stats()
-	v := &enginepb.Volume{
-		Name:      name,
-		Path:      m.Path(),
-		Device:    m.Device(),
-		State:     enginepb.State(st.State),
-		Size:      st.Size,
-		BlockSize: int32(st.BlockSize),
-		Free:      st.Free,
-	}
-	if st.State == bow.Checkpoint {
-		v.Open = &enginepb.Open{
-			Id:          st.ID.String(),
-			Opened:      timestamppb.New(st.Opened),
-			BackedUp:    st.BackedUp,
-			Changed:     st.Changed,
-			BackupUsed:  st.BackupUsed,
-			Moved:       st.Moved,
-			LogSequence: st.LogSequence,
-			LogWrites:   st.LogWrites,
-			OutOfSpace:  st.OutOfSpace,
-			Unsettled:   st.Unsettled,
-		}
-	}
-	return v
-}
-
-// asStatus gives an error the code that the protocol has for it.
-func asStatus(err error) error {
-	code := codes.Internal
-	for _, c := range []struct {
-		err  error
-		code codes.Code
-	}{
-		{bow.ErrNoSpace, codes.ResourceExhausted},
-		{bow.ErrState, codes.FailedPrecondition},
-		{bow.ErrCheckpointOpen, codes.FailedPrecondition},
-		{export.ErrBusy, codes.FailedPrecondition},
-		{blockdev.ErrInUse, codes.FailedPrecondition},
-		{bowlog.ErrCorrupt, codes.DataLoss},
-		{bowlog.ErrTorn, codes.DataLoss},
-		{bowlog.ErrUnsupported, codes.DataLoss},
-		{blockdev.ErrOutOfRange, codes.InvalidArgument},
-		{context.Canceled, codes.Canceled},
-		{context.DeadlineExceeded, codes.DeadlineExceeded},
-	} {
-		if errors.Is(err, c.err) {
-			code = c.code
-			break
-		}
-	}
-	return status.Error(code, err.Error())
 }

@@ -6,15 +6,19 @@
 //	/dev/loopN          exporter (package export/fuse)
 //	bow.Engine          old content of what is overwritten is kept
 //	blockdev.File       image file or block device
+//
+// Restore puts a backing device without a mapping back to its checkpoint.
 package mapping
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/bowline-csi/bowline/driver/blockdev"
 	"github.com/bowline-csi/bowline/driver/bow"
+	"github.com/bowline-csi/bowline/driver/export"
 	"github.com/bowline-csi/bowline/driver/export/fuse"
 )
 
@@ -22,8 +26,10 @@ import (
 // Close only as the last one.
 type Mapping struct {
 	*bow.Engine
+	dev    *blockdev.File
 	export *fuse.Export
 	path   string
+	meter  *meter
 }
 
 // Options say how to attach.
@@ -35,14 +41,25 @@ type Options struct {
 	// BlockSize is the logical block size of the mapped device in bytes: 512,
 	// 1024, 2048 or 4096, and not less than that of the backing device.
 	BlockSize int
+
+	// KeepAllocated leaves the space of an image file allocated that is
+	// discarded.
+	KeepAllocated bool
+}
+
+func (o Options) open(path string) (*blockdev.File, error) {
+	if o.KeepAllocated {
+		return blockdev.Open(path, blockdev.Exclusive, blockdev.KeepAllocated)
+	}
+	return blockdev.Open(path, blockdev.Exclusive)
 }
 
 // Attach puts a mapping on the image file or block device at path. The backing
 // device is opened exclusively: it fails with blockdev.ErrInUse if it is attached
-// already, and with bow.ErrCheckpointOpen if it has an open checkpoint. If it
-// fails, everything is as before.
+// already, and with bow.ErrCheckpointOpen if it has an open checkpoint that cannot
+// be carried on with. If it fails, everything is as before.
 func Attach(ctx context.Context, path string, o Options) (*Mapping, error) {
-	dev, err := blockdev.Open(path, blockdev.Exclusive)
+	dev, err := o.open(path)
 	if err != nil {
 		return nil, fmt.Errorf("attaching %s: %w", path, err)
 	}
@@ -50,11 +67,60 @@ func Attach(ctx context.Context, path string, o Options) (*Mapping, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attaching %s: %w", path, errors.Join(err, dev.Close()))
 	}
-	export, err := fuse.New(ctx, engine, fuse.Options{Name: o.Name, BlockSize: o.BlockSize})
+	m := &Mapping{Engine: engine, dev: dev, path: path, meter: newMeter(engine)}
+	m.export, err = fuse.New(ctx, m.meter, fuse.Options{Name: o.Name, BlockSize: o.BlockSize})
 	if err != nil {
 		return nil, fmt.Errorf("attaching %s: %w", path, errors.Join(err, engine.Close()))
 	}
-	return &Mapping{Engine: engine, export: export, path: path}, nil
+	return m, nil
+}
+
+// releasePatience is how long TakeOver waits for the backing device to be released
+// by a process that is dead.
+const releasePatience = 10 * time.Second
+
+// TakeOver continues a mapping of a process that died, whose users have not been
+// told: o is what it was attached with, h and fd are of its export, see
+// fuse.TakeOver. It fails with export.ErrNotFound if the export has ended. If it
+// fails, fd is still the caller's, and it may be tried again.
+func TakeOver(ctx context.Context, path string, o Options, h fuse.Handover, fd int) (*Mapping, error) {
+	// Before the device is touched, which may be somebody else's now.
+	if err := h.Check(); err != nil {
+		return nil, fmt.Errorf("taking over %s: %w", path, err)
+	}
+	dev, err := o.openReleased(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("taking over %s: %w", path, err)
+	}
+	// From here on nobody else does I/O: who held the device until now had it
+	// open as long as any of his requests lasted.
+	engine, err := bow.TakeOver(dev, o.BlockSize)
+	if err != nil {
+		return nil, fmt.Errorf("taking over %s: %w", path, errors.Join(err, dev.Close()))
+	}
+	m := &Mapping{Engine: engine, dev: dev, path: path, meter: newMeter(engine)}
+	m.export, err = fuse.TakeOver(fd, m.meter, h)
+	if err != nil {
+		return nil, fmt.Errorf("taking over %s: %w", path, errors.Join(err, engine.Close()))
+	}
+	return m, nil
+}
+
+// openReleased is open, but waits for others to release the device.
+func (o Options) openReleased(ctx context.Context, path string) (*blockdev.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, releasePatience)
+	defer cancel()
+	for {
+		dev, err := o.open(path)
+		if !errors.Is(err, blockdev.ErrInUse) {
+			return dev, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(time.Millisecond):
+		}
+	}
 }
 
 // Path is the path of the backing device.
@@ -62,6 +128,38 @@ func (m *Mapping) Path() string { return m.path }
 
 // Device is the path of the mapped block device.
 func (m *Mapping) Device() string { return m.export.Path() }
+
+// Done is closed when the mapped device is gone, whoever took it away.
+func (m *Mapping) Done() <-chan struct{} { return m.export.Done() }
+
+// Export is what the mapped device has had to do since the mapping began.
+func (m *Mapping) Export() export.Stats { return m.export.Stats() }
+
+// Latencies are those of all requests since the mapping began.
+func (m *Mapping) Latencies() []Latency { return m.meter.latencies() }
+
+// Handover is what a successor needs for TakeOver: the values of the export and a
+// new descriptor, which the caller closes. ok is false, and there is no
+// descriptor, if the kernel has no way for it.
+func (m *Mapping) Handover() (h fuse.Handover, fd int, ok bool, err error) {
+	if !m.export.CanResend() {
+		return fuse.Handover{}, -1, false, nil
+	}
+	fd, err = m.export.Duplicate()
+	return m.export.Handover(), fd, err == nil, err
+}
+
+// Grow makes the mapped device as large as the backing device has become. It fails
+// with bow.ErrState while a checkpoint is open.
+func (m *Mapping) Grow() error {
+	if err := m.dev.Refresh(); err != nil {
+		return fmt.Errorf("growing the mapping of %s: %w", m.path, err)
+	}
+	if err := m.Engine.Grow(); err != nil {
+		return fmt.Errorf("growing the mapping of %s: %w", m.path, err)
+	}
+	return m.export.Grow()
+}
 
 // Close takes the mapping away. It fails with export.ErrBusy, and everything goes
 // on, while the mapped device is mounted or open. An open checkpoint stays on the

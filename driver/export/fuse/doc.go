@@ -43,6 +43,13 @@
 // has its descriptor. The kernel is told at the beginning that the server
 // understands requests that are sent again.
 //
+// So who holds a duplicate of the descriptor (Duplicate) keeps the export alive
+// when its process dies: requests wait. A successor that has the descriptor, the
+// Handover and the Device answers them (TakeOver), those that the dead process had
+// taken and not answered as well. They may be done twice then, which changes
+// nothing: what is written does not depend on what was there, and requests that
+// overlap with one under way have no order.
+//
 // # Speed
 //
 // All reads and writes of a loop device with direct I/O are asynchronous; each

@@ -78,6 +78,25 @@ func Detach(ctx context.Context, name string) error {
 	return nil
 }
 
+// RemoveDead removes the loop devices of the exports called name whose server is
+// gone. It is no error if there is none, and export.ErrBusy if one is in use until
+// ctx is done.
+func RemoveDead(ctx context.Context, name string) error {
+	found, err := find()
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		if f.name != name || f.loop.state(ctx) != Dead {
+			continue
+		}
+		if err := f.loop.detach(ctx, prefix+f.name); err != nil {
+			return fmt.Errorf("removing %s, whose server is gone: %w", f.loop.path(), err)
+		}
+	}
+	return nil
+}
+
 type foundExport struct {
 	loop loopDevice
 	name string

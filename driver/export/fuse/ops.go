@@ -133,6 +133,7 @@ func (s *server) init(m *message, r *request) (int, unix.Errno) {
 	if out.Flags&linuxabi.FuseInitExt != 0 {
 		out.Flags2 = r.init.Flags2 & flags2
 	}
+	s.resends.Store(out.Flags2&linuxabi.FuseHasResend2 != 0)
 	out.MaxBackground = maxBackground
 	out.CongestionThreshold = maxBackground
 	out.MaxWrite = maxIO

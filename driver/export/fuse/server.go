@@ -31,6 +31,8 @@ type server struct {
 	discards atomic.Int32
 	// probed is set when a zeroing was refused, see attach.
 	probed atomic.Bool
+	// resends is set if the kernel can send requests again to a successor.
+	resends atomic.Bool
 
 	workers atomic.Int32  // that exist
 	waiting atomic.Int32  // of these, in read
