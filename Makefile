@@ -12,6 +12,9 @@ TEST_TIMEOUT ?= 30m
 # What the tests run on, for instance `make test PKG=./driver/bow/...`.
 PKG ?= ./...
 
+# What `make image` calls the image.
+IMAGE ?= bowline:$(VERSION)
+
 # Options of the benchmark, for instance `make bench BENCH="-rounds 5"`.
 BENCH ?=
 
@@ -19,7 +22,7 @@ TOOLS     := bin/tools
 GENERATED := '*.pb.go' '*/zz_generated.*.go' 'crds/*.yaml'
 
 .DEFAULT_GOAL := help
-.PHONY: help build test apiserver test-cluster lint fuzz generate check-generated bench demo-device \
+.PHONY: help build image test apiserver test-cluster lint fuzz generate check-generated bench demo-device \
 	clean cluster-up cluster-down packages
 
 help: ## list the targets
@@ -28,12 +31,17 @@ help: ## list the targets
 build: ## build bin/bowline
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/bowline ./cmd/bowline
 
+image: ## build the image bowline:VERSION and import it on the nodes of the local cluster
+	hack/image/programs.sh bin/image sidecars
+	hack/image/programs.sh bin/image bowline $(VERSION)
+	$(GO) run ./hack/cluster build-image --tag $(IMAGE) --build-arg PROGRAMS=host --build-arg VERSION=$(VERSION) .
+
 # The race detector makes the tests that try very many states ten times slower, so
 # under it they try fewer, and all of them without it.
 test: packages lint check-generated fuzz apiserver ## install what the tests need, then lint and run all of them (root)
 	$(GO) test -race -short -count=1 -timeout $(TEST_TIMEOUT) $(PKG)
 ifeq ($(PKG),./...)
-	$(GO) test -count=1 -timeout $(TEST_TIMEOUT) ./driver/bow/... ./driver/blockdev/memdev
+	$(GO) test -count=1 -timeout $(TEST_TIMEOUT) ./driver/bow/... ./driver/blockdev/memdev ./test/device
 	$(MAKE) test-cluster
 endif
 

@@ -109,6 +109,7 @@ func newUpCommand() *cobra.Command {
 
 func newBuildImageCommand() *cobra.Command {
 	var name, dockerfile string
+	var arguments []string
 	cmd := simple("build-image --tag NAME CONTEXT", "Build a Dockerfile and import the image on all nodes", 1,
 		func(ctx context.Context, c *cluster.Cluster, args []string) error {
 			directory, err := filepath.Abs(args[0])
@@ -121,10 +122,11 @@ func newBuildImageCommand() *cobra.Command {
 			if dockerfile, err = filepath.Abs(dockerfile); err != nil {
 				return err
 			}
-			return c.BuildImage(ctx, name, dockerfile, directory)
+			return c.BuildImage(ctx, name, dockerfile, directory, arguments)
 		})
 	cmd.Flags().StringVarP(&name, "tag", "t", "", "name of the image")
 	cmd.Flags().StringVarP(&dockerfile, "file", "f", "", "the Dockerfile, if it is not CONTEXT/Dockerfile")
+	cmd.Flags().StringArrayVar(&arguments, "build-arg", nil, "NAME=VALUE for an ARG of the Dockerfile")
 	if err := cmd.MarkFlagRequired("tag"); err != nil {
 		panic(err) // there is no such flag: a mistake in the line above
 	}

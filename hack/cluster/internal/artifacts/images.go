@@ -118,13 +118,20 @@ func (c *Cache) NodeRoot(ctx context.Context) (string, error) {
 
 // Build builds the image name from the Dockerfile and the context directory
 // into dir, which exists. The Dockerfile may build on the base image and on
-// images that were built before; nothing is fetched from a registry.
-func (c *Cache) Build(ctx context.Context, name, dockerfile, directory, dir string) (Image, error) {
+// images that were built before; nothing is fetched from a registry. Arguments
+// are NAME=VALUE for its ARGs; stages that are not needed with them are not built.
+// Layers are kept and used again where neither the Dockerfile nor what it copies
+// has changed.
+func (c *Cache) Build(ctx context.Context, name, dockerfile, directory string, arguments []string, dir string) (Image, error) {
 	if err := c.useBase(ctx); err != nil {
 		return Image{}, err
 	}
 	c.progress("building the image %s", name)
-	if err := c.build(ctx, name, directory, dir, "--file="+dockerfile); err != nil {
+	options := []string{"--file=" + dockerfile, "--layers"}
+	for _, a := range arguments {
+		options = append(options, "--build-arg="+a)
+	}
+	if err := c.build(ctx, name, directory, dir, options...); err != nil {
 		return Image{}, fmt.Errorf("building the image %s: %w", name, err)
 	}
 	return Image{name, filepath.Join(dir, imageFile)}, nil

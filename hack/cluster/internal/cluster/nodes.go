@@ -196,8 +196,8 @@ func (c *Cluster) LoadPostgres(ctx context.Context) (string, error) {
 
 // BuildImage builds the image name from a Dockerfile and its context directory
 // and imports it on all nodes. The Dockerfile may build on
-// debian:bookworm-slim.
-func (c *Cluster) BuildImage(ctx context.Context, name, dockerfile, directory string) error {
+// debian:bookworm-slim; arguments are NAME=VALUE for its ARGs.
+func (c *Cluster) BuildImage(ctx context.Context, name, dockerfile, directory string, arguments []string) error {
 	if _, err := c.load(); err != nil {
 		return err
 	}
@@ -206,20 +206,20 @@ func (c *Cluster) BuildImage(ctx context.Context, name, dockerfile, directory st
 		return err
 	}
 	defer os.RemoveAll(dir)
-	image, err := c.buildImage(ctx, name, dockerfile, directory, dir)
+	image, err := c.buildImage(ctx, name, dockerfile, directory, arguments, dir)
 	if err != nil {
 		return err
 	}
 	return c.LoadImage(ctx, image.File)
 }
 
-func (c *Cluster) buildImage(ctx context.Context, name, dockerfile, directory, dir string) (artifacts.Image, error) {
+func (c *Cluster) buildImage(ctx context.Context, name, dockerfile, directory string, arguments []string, dir string) (artifacts.Image, error) {
 	unlock, err := c.cache.Lock()
 	if err != nil {
 		return artifacts.Image{}, err
 	}
 	defer unlock()
-	return c.cache.Build(ctx, name, dockerfile, directory, dir)
+	return c.cache.Build(ctx, name, dockerfile, directory, arguments, dir)
 }
 
 // importImage gives an image to a node's container runtime, which may just be
