@@ -36,6 +36,16 @@ func xfs(sector int) kind {
 
 var kinds = []kind{ext4(1024), ext4(2048), ext4(4096), xfs(512), xfs(4096)}
 
+// briefly is kinds, or two of them in a short run: under the race detector
+// everything takes several times as long, and the others do not differ in what runs
+// at the same time.
+func briefly(kinds []kind) []kind {
+	if testing.Short() {
+		return []kind{ext4(4096), xfs(512)}
+	}
+	return kinds
+}
+
 func (k kind) isExt4() bool { return k.mkfs[0] == "mkfs.ext4" }
 
 // make makes a file system on a device or an image.
