@@ -212,7 +212,7 @@ func (r *reconciler) again(status *v1alpha1.VolumeCheckpointStatus, o outcome) (
 		return reconcile.Result{}, nil // the write comes back by the cache
 	case o.err == nil:
 		return reconcile.Result{RequeueAfter: after}, nil
-	case errors.Is(o.err, ErrNotStaged):
+	case errors.Is(o.err, ErrNotStaged), errors.Is(o.err, ErrNotFound):
 		return reconcile.Result{RequeueAfter: after}, nil // told by Watch
 	case errors.Is(o.err, ErrBusy), errors.Is(o.err, ErrRollbackPending):
 		return reconcile.Result{RequeueAfter: time.Second}, nil

@@ -33,7 +33,7 @@ func report(c *v1alpha1.VolumeCheckpoint, o outcome, now time.Time) v1alpha1.Vol
 		r.open(o)
 	case ended(c, o.facts):
 		r.ended(*o.facts.Last)
-	case errors.Is(o.err, ErrNotFound):
+	case errors.Is(o.err, ErrNotFound) && reported(c):
 		r.lost("The node %s has no volume %s any more: it was deleted, or the node's storage was replaced.", c.Status.NodeName, c.Status.VolumeHandle)
 	case errors.Is(o.err, ErrDamaged):
 		r.damaged(o.err.Error(), reported(c))

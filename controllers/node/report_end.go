@@ -86,6 +86,9 @@ func (r *reporter) end(phase v1alpha1.Phase, condition, reason, message string) 
 func (r *reporter) notOpened(o outcome) {
 	c := r.c
 	var waits failure
+	if want := wanted(c); errors.Is(o.err, ErrNotFound) && (want != v1alpha1.Checkpointed || c.Status.Step == v1alpha1.StepAbort) {
+		o.err = nil // there is no checkpoint on what does not exist
+	}
 	if o.err != nil {
 		waits = classify(o.err)
 	} else if o.facts.Open != nil {
@@ -158,7 +161,7 @@ func classify(err error) failure {
 		{ErrCheckpointOpen, failure{v1alpha1.ReasonAnotherCheckpoint, true, "There is a checkpoint on the volume that is not this object's. Commit it or roll it back by the object that it belongs to, or by 'bowline device' on the node if there is none, and create this one again."}},
 		{ErrNoSpace, failure{v1alpha1.ReasonNoSpace, true, "The volume has too little free space to keep old content in. Delete files on it and create another VolumeCheckpoint."}},
 		{ErrDamaged, failure{v1alpha1.ReasonDamaged, true, ""}},
-		{ErrNotFound, failure{v1alpha1.ReasonLost, true, ""}},
+		{ErrNotFound, failure{v1alpha1.ReasonVolumeNotInUse, false, "The node does not know the volume. One that is provided by hand is known when a pod has used it; one from the node's pool has been deleted, or the node's storage was replaced."}},
 	} {
 		if errors.Is(err, f.err) {
 			return f.failure
