@@ -135,8 +135,7 @@ func (o *nodeOptions) run(ctx context.Context) (err error) {
 	group.Go(func() error { return serveCSI(ctx, server, csiSocket, log) })
 	group.Go(func() error { return registrar.Serve(ctx) })
 	group.Go(func() error { return observed.serve(ctx, o.httpAddress) })
-	// Here the reconciler of this node's checkpoints starts, with the same ctx,
-	// volumes, metrics and log.
+	group.Go(func() error { return watchCheckpoints(ctx, o.node, volumes, metrics, log) })
 	err = group.Wait()
 	log.Info("stopped", "error", err)
 	return err
