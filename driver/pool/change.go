@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bowline-csi/bowline/driver/blockdev"
 )
 
@@ -29,7 +31,7 @@ func (p *Pool) Delete(ctx context.Context, id string) error {
 func (p *Pool) remove(id string) error {
 	// Of an attempt that got no further.
 	trash := filepath.Join(p.dir, trashDir, id)
-	if err := os.RemoveAll(trash); err != nil {
+	if err := discard(trash); err != nil {
 		return err
 	}
 	dir := p.volumeDir(id)
@@ -47,12 +49,25 @@ func (p *Pool) remove(id string) error {
 		return err
 	}
 	p.step("gone")
-	return os.RemoveAll(trash)
+	return discard(trash)
+}
+
+// discard removes the directory of what is no volume, or not any more. XFS gives the space of a
+// removed file back when it finds the time, but that of a file cut short at once, so
+// the next volume has it.
+func discard(dir string) error {
+	image, err := os.OpenFile(filepath.Join(dir, imageFile), os.O_WRONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err == nil {
+		_ = image.Truncate(0) // it goes in any case
+		_ = image.Close()
+	}
+	return os.RemoveAll(dir)
 }
 
 // Grow makes the volume id size bytes large, rounded as by RoundSize, if it is
-// smaller. Who has it attached has to be told. Errors: ErrNotFound, ErrForeign,
-// ErrDamaged, ErrInvalid, ErrFull.
+// smaller. Who has it attached has to be told. After an error it has the size that
+// it had; only on file systems that cannot allocate beforehand it may have grown in
+// part. Errors: ErrNotFound, ErrForeign, ErrDamaged, ErrInvalid, ErrFull.
 func (p *Pool) Grow(ctx context.Context, id string, size int64) (v Volume, err error) {
 	size, err = RoundSize(size)
 	if err == nil {
@@ -87,7 +102,7 @@ func (p *Pool) grow(ctx context.Context, id string, size int64) (Volume, error) 
 	}
 	defer image.Close()
 	r.Growing = true
-	if err := r.write(dir); err != nil {
+	if err := p.write(dir, &r); err != nil {
 		return Volume{}, err
 	}
 	p.step("begun")
@@ -130,7 +145,7 @@ func (p *Pool) finishGrow(id string, r *record) error {
 		return err
 	}
 	r.Size, r.Growing = st.Size()&^(Alignment-1), false
-	return r.write(dir)
+	return p.write(dir, r)
 }
 
 // MarkUsed says that the content of the volume id is somebody's from now on, and
@@ -143,7 +158,7 @@ func (p *Pool) MarkUsed(ctx context.Context, id, fsType string) error {
 			return err
 		}
 		r.Used, r.FSType = true, fsType
-		return r.write(p.volumeDir(id))
+		return p.write(p.volumeDir(id), &r)
 	})
 	if err != nil {
 		return fmt.Errorf("marking volume %q as used: %w", id, err)
@@ -182,6 +197,7 @@ func (p *Pool) wipe(ctx context.Context, id string) error {
 	if err := zero(ctx, image, r.Size, r.Thin); err != nil {
 		return err
 	}
+	p.step("zeroed")
 	return image.Sync()
 }
 

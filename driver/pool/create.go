@@ -136,12 +136,12 @@ func (p *Pool) create(ctx context.Context, o CreateOptions, source string, progr
 // is not empty. The caller has the lock.
 func (p *Pool) make(ctx context.Context, id string, r *record, from string, progress func(done, total int64)) (err error) {
 	dir := filepath.Join(p.dir, newDir, id)
-	if err := os.RemoveAll(dir); err != nil { // of an attempt that could not
+	if err := discard(dir); err != nil { // of an attempt that could not
 		return err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.RemoveAll(dir))
+			err = errors.Join(err, discard(dir))
 		}
 	}()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -163,7 +163,7 @@ func (p *Pool) make(ctx context.Context, id string, r *record, from string, prog
 		return err
 	}
 	p.step("image made")
-	if err := r.write(dir); err != nil {
+	if err := p.write(dir, r); err != nil {
 		return err
 	}
 	p.step("record made")

@@ -73,6 +73,10 @@ func share(dst, src *os.File) (bool, error) {
 
 // copyData writes to dst whatever src has that is not a hole.
 func copyData(ctx context.Context, dst, src *os.File, progress func(done, total int64)) error {
+	// What is in the memory of unwritten extents counts as data. So nothing may be,
+	// and nothing be read ahead.
+	forget(src)
+	_ = unix.Fadvise(int(src.Fd()), 0, 0, unix.FADV_RANDOM)
 	var total, done int64
 	err := eachData(src, func(from, to int64) error {
 		total += to - from
@@ -93,14 +97,16 @@ func copyData(ctx context.Context, dst, src *os.File, progress func(done, total 
 			if err := w.write(p, from); err != nil {
 				return err
 			}
+			if w.dirty == 0 {
+				forget(src)
+			}
 			from += int64(len(p))
 			done += int64(len(p))
-			progress(done, total)
+			progress(min(done, total), total)
 		}
 		return nil
 	})
-	// What was read once is not needed in memory.
-	_ = unix.Fadvise(int(src.Fd()), 0, 0, unix.FADV_DONTNEED)
+	forget(src)
 	if err != nil {
 		return err
 	}
@@ -165,6 +171,12 @@ func (w *writer) flush() error {
 	if err := retry(func() error { return unix.Fdatasync(int(w.f.Fd())) }); err != nil {
 		return os.NewSyscallError("fdatasync", err)
 	}
-	_ = unix.Fadvise(int(w.f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	forget(w.f)
 	return nil
+}
+
+// forget drops what the memory has of the file and the disk has too. Others have
+// more use for it than one who reads or writes everything once.
+func forget(f *os.File) {
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 }

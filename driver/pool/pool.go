@@ -77,9 +77,9 @@ type Volume struct {
 }
 
 // Pool is a directory of volumes. Its methods may be called from any number of
-// goroutines; those on the same volume wait for each other. Each is done as a
-// whole or not at all, power cuts included, and is durable when it has returned
-// without an error.
+// goroutines; those on the same volume wait for each other. Each change but Wipe is done
+// as a whole or not at all, power cuts included, and is durable when the method has
+// returned without an error.
 type Pool struct {
 	dir   string
 	node  string
@@ -171,7 +171,7 @@ func (p *Pool) cleanUp() error {
 			return err
 		}
 		for _, entry := range left {
-			p.leftover(os.RemoveAll(filepath.Join(path, entry.Name())))
+			p.leftover(discard(filepath.Join(path, entry.Name())))
 		}
 	}
 	entries, err := os.ReadDir(p.dir)
@@ -179,8 +179,17 @@ func (p *Pool) cleanUp() error {
 		return err
 	}
 	for _, entry := range entries {
-		if r, err := p.read(entry.Name()); err == nil && r.Growing {
-			p.leftover(p.finishGrow(entry.Name(), &r)) // the next Grow tries again
+		id := entry.Name()
+		r, err := p.read(id)
+		if err != nil {
+			continue // not sound, so not touched
+		}
+		if r.Growing {
+			p.leftover(p.finishGrow(id, &r)) // the next Grow tries again
+		}
+		err = os.Remove(filepath.Join(p.volumeDir(id), recordNew))
+		if !errors.Is(err, os.ErrNotExist) {
+			p.leftover(err)
 		}
 	}
 	return nil

@@ -95,7 +95,7 @@ func (p *Pool) readOnce(id string) (record, error) {
 }
 
 // write replaces volume.json in the directory dir, durably.
-func (r *record) write(dir string) error {
+func (p *Pool) write(dir string, r *record) error {
 	r.Version = recordVersion
 	data, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
@@ -103,11 +103,13 @@ func (r *record) write(dir string) error {
 	}
 	temporary := filepath.Join(dir, recordNew)
 	if err := writeFile(temporary, append(data, '\n')); err != nil {
-		return err
+		return errors.Join(err, os.Remove(temporary))
 	}
+	p.step("record written")
 	if err := os.Rename(temporary, filepath.Join(dir, recordFile)); err != nil {
 		return err
 	}
+	p.step("record renamed")
 	return syncDir(dir)
 }
 

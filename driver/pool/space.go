@@ -26,9 +26,11 @@ type Capacity struct {
 
 // A file system needs more for a file than the content: at most four bytes for
 // each block of 4096, and something for the directory and the record.
+// What was promised by Capacity fits even if a little has gone since.
 const (
 	overheadShare = 1024
 	overheadFixed = 1 << 20
+	overheadGone  = overheadFixed / 2
 )
 
 // allocating is the name of the lock of those who take space, so that they do not
@@ -140,7 +142,7 @@ func (p *Pool) take(ctx context.Context, size int64, f func() error) error {
 	if err != nil {
 		return err
 	}
-	if size > room(c.Available) {
+	if size > room(c.Available+overheadGone) {
 		return fmt.Errorf("%w: %d bytes are wanted and %d available", ErrFull, size, c.Available)
 	}
 	return f()
