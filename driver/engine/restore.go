@@ -23,6 +23,9 @@ func (s *Server) Restore(req *enginepb.RestoreRequest, stream grpc.ServerStreami
 		return status.Error(codes.InvalidArgument, "restoring needs the name of a volume and the path of its backing device")
 	}
 	ctx := stream.Context()
+	if v := s.find(req.Name); v != nil && v.takingOver.Load() {
+		return v.notAttached(req.Name)
+	}
 	v := s.enter(req.Name, true)
 	defer s.leave(req.Name, v)
 	if err := s.forgetGone(req.Name, v); err != nil {

@@ -54,7 +54,9 @@ type volume struct {
 	life    sync.RWMutex
 	mapping atomic.Pointer[attachment] // nil when not attached
 
-	restoring atomic.Bool // who holds life restores the backing device
+	// Why who holds life holds it for long.
+	restoring  atomic.Bool
+	takingOver atomic.Bool
 }
 
 // attachment is the mapping of an attached volume.
@@ -145,8 +147,12 @@ func (s *Server) Attach(ctx context.Context, req *enginepb.AttachRequest) (*engi
 	if req.Name == "" {
 		return nil, status.Error(codes.InvalidArgument, "attaching needs a name for the volume")
 	}
-	if s.restoring(req.Name) {
+	switch v := s.find(req.Name); {
+	case v == nil:
+	case v.restoring.Load():
 		return nil, status.Errorf(codes.FailedPrecondition, "volume %q is being rolled back", req.Name)
+	case v.takingOver.Load():
+		return nil, v.notAttached(req.Name)
 	}
 	v := s.enter(req.Name, true)
 	defer s.leave(req.Name, v)
@@ -185,12 +191,6 @@ func (s *Server) Attach(ctx context.Context, req *enginepb.AttachRequest) (*engi
 	return describe(req.Name, a), nil
 }
 
-// restoring tells whether a volume is being restored, which takes its time.
-func (s *Server) restoring(name string) bool {
-	v := s.find(name)
-	return v != nil && v.restoring.Load()
-}
-
 // forgetGone detaches v if its mapped device was taken away by others.
 func (s *Server) forgetGone(name string, v *volume) error {
 	m := v.mapping.Load()
@@ -216,8 +216,12 @@ func removeLeftover(ctx context.Context, name string) error {
 
 // Detach implements enginepb.EngineServer.
 func (s *Server) Detach(ctx context.Context, req *enginepb.DetachRequest) (*enginepb.DetachResponse, error) {
-	if s.restoring(req.Name) {
+	switch v := s.find(req.Name); {
+	case v == nil:
+	case v.restoring.Load():
 		return &enginepb.DetachResponse{}, nil
+	case v.takingOver.Load():
+		return nil, v.notAttached(req.Name)
 	}
 	v := s.enter(req.Name, false)
 	if v == nil {
@@ -258,9 +262,13 @@ func (s *Server) List(ctx context.Context, _ *enginepb.ListRequest) (*enginepb.L
 
 // Get implements enginepb.EngineServer.
 func (s *Server) Get(ctx context.Context, req *enginepb.GetRequest) (*enginepb.Volume, error) {
-	m := s.attached(req.Name)
-	if m == nil {
+	v := s.find(req.Name)
+	if v == nil {
 		return nil, notAttached(req.Name)
+	}
+	m := v.mapping.Load()
+	if m == nil {
+		return nil, v.notAttached(req.Name)
 	}
 	return describe(req.Name, m), nil
 }
@@ -272,6 +280,14 @@ func (s *Server) attached(name string) *attachment {
 		return nil
 	}
 	return v.mapping.Load()
+}
+
+// notAttached says why there is no mapping.
+func (v *volume) notAttached(name string) error {
+	if v.takingOver.Load() {
+		return status.Errorf(codes.Unavailable, "volume %q is being taken over from an engine that died; try again", name)
+	}
+	return notAttached(name)
 }
 
 func notAttached(name string) error {

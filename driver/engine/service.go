@@ -65,8 +65,11 @@ func (s *Server) MarkFree(ctx context.Context, req *enginepb.MarkFreeRequest) (*
 // meanwhile.
 func (s *Server) do(name string, f func(*attachment) error) (*enginepb.Volume, error) {
 	v := s.find(name)
-	if v == nil || v.restoring.Load() {
+	if v == nil {
 		return nil, notAttached(name)
+	}
+	if v.restoring.Load() || v.takingOver.Load() {
+		return nil, v.notAttached(name)
 	}
 	v.life.RLock()
 	defer v.life.RUnlock()

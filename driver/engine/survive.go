@@ -79,15 +79,17 @@ const takeOverPatience = 30 * time.Second
 
 // TakeOver continues what a process that died served. It is for a new server, and
 // owns the descriptors in all. It returns when everything is taken over or, for
-// what fails, has been tried for a while; calls for a volume wait until then. The
-// error names the volumes that are lost: their requests fail.
+// what fails, has been tried for a while; until then calls for a volume fail with
+// UNAVAILABLE. The error names the volumes that are lost: their requests fail.
 func (s *Server) TakeOver(ctx context.Context, all []Kept, log *slog.Logger) error {
 	errs := make([]error, len(all))
 	var wg sync.WaitGroup
 	for i, k := range all {
 		v := s.enter(k.Name, true)
+		v.takingOver.Store(true)
 		wg.Go(func() {
 			defer s.leave(k.Name, v)
+			defer v.takingOver.Store(false)
 			errs[i] = s.takeOver(ctx, k, v, log.With("volume", k.Name))
 		})
 	}

@@ -53,8 +53,9 @@
 // # Speed
 //
 // All reads and writes of a loop device with direct I/O are asynchronous; each
-// is one request up to a megabyte, and a worker does it inline. What it costs
-// beyond the I/O of the Device is two system calls and two changes of threads.
+// is one request up to a megabyte, or a quarter of that for a write, and a worker
+// does it inline. What it costs beyond the I/O of the Device is two system calls
+// and two changes of threads.
 //
 // A goroutine that has done a system call needs a processor of the Go scheduler
 // to go on, and those that belong to calls that last are only taken away by a

@@ -96,9 +96,6 @@ func (m *message) isNudge(n int) bool {
 	return ok && h.Opcode == linuxabi.FuseNotifyReply
 }
 
-// forget gives the memory of m back to the system. What it held is lost.
-func (m *message) forget() { _ = unix.Madvise(m.mem, unix.MADV_DONTNEED) }
-
 // requests is the number of requests so far.
 func (c *counters) requests() uint64 {
 	return c.reads.Load() + c.writes.Load() + c.flushes.Load() + c.discards.Load() + c.zeroes.Load()

@@ -136,7 +136,7 @@ func (s *server) init(m *message, r *request) (int, unix.Errno) {
 	s.resends.Store(out.Flags2&linuxabi.FuseHasResend2 != 0)
 	out.MaxBackground = maxBackground
 	out.CongestionThreshold = maxBackground
-	out.MaxWrite = maxIO
+	out.MaxWrite = maxWrite
 	out.MaxPages = uint16(maxIO / m.page)
 	out.TimeGran = 1
 	return int(unsafe.Sizeof(*out)), 0

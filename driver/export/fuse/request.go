@@ -1,6 +1,7 @@
 package fuse
 
 import (
+	"errors"
 	"os"
 	"unsafe"
 
@@ -13,6 +14,11 @@ import (
 // is the most that the kernel allows without a change of sysctl
 // fs.fuse.max_pages_limit.
 const maxIO = 1 << 20
+
+// maxWrite is the most data that a write carries, in bytes. Larger ones come in
+// several requests at once. It is less than maxIO for the memory that it costs, see
+// message.
+const maxWrite = 256 << 10
 
 const (
 	inHeaderSize  = int(unsafe.Sizeof(linuxabi.FuseInHeader{}))
@@ -32,7 +38,10 @@ const (
 //	data      [page, page + maxIO)  of a FuseWrite, or of the reply to a FuseRead
 //
 // A reply overwrites its request, so a request is decoded before the reply is
-// begun. The memory is mapped, not allocated: it costs what was touched.
+// begun. The memory is mapped, not allocated, and costs what was touched; but what
+// a request is read into is always there. A thread that is being killed gets no
+// more memory, and if the kernel has none to put a request into that it has already
+// taken from the queue, it fails the request: the successor would never see it.
 type message struct {
 	mem  []byte
 	page int // where the data begins
@@ -44,8 +53,31 @@ func newMessage() (*message, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &message{mem: mem, page: page}, nil
+	m := &message{mem: mem, page: page}
+	if err := m.populate(); err != nil {
+		m.free()
+		return nil, err
+	}
+	return m, nil
 }
+
+// populate makes sure of the memory that requests are read into.
+func (m *message) populate() error {
+	requests := m.mem[:m.page+maxWrite]
+	if unix.Mlock(requests) == nil {
+		return nil
+	}
+	// Without the right to lock memory it may be swapped out, later.
+	err := unix.Madvise(requests, unix.MADV_POPULATE_WRITE)
+	if errors.Is(err, unix.EINVAL) { // before Linux 5.14, which cannot send requests again either
+		return nil
+	}
+	return err
+}
+
+// forget gives the memory of m back to the system that it can do without. What it
+// held is lost.
+func (m *message) forget() { _ = unix.Madvise(m.mem[m.page+maxWrite:], unix.MADV_DONTNEED) }
 
 func (m *message) free() { _ = unix.Munmap(m.mem) }
 
