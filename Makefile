@@ -19,7 +19,7 @@ IMAGE ?= bowline:$(VERSION)
 BENCH ?=
 
 TOOLS     := bin/tools
-GENERATED := '*.pb.go' '*/zz_generated.*.go' 'crds/*.yaml'
+GENERATED := '*.pb.go' '*/zz_generated.*.go' 'crds/*.yaml' charts/bowline/README.md charts/bowline/templates/crds
 
 .DEFAULT_GOAL := help
 .PHONY: help build image test apiserver test-cluster lint fuzz generate check-generated bench demo-device \

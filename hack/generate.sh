@@ -22,3 +22,6 @@ echo "generate: api/..., crds"
 # A definition of a type that is no more would stay otherwise.
 rm -f crds/*.yaml
 bin/tools/controller-gen object crd paths=./api/... output:crd:dir=crds
+
+echo "generate: charts/bowline"
+go run ./hack/chart
