@@ -49,7 +49,17 @@
 // FreezeExpired, and the group is aborted.
 //
 // If the effective state is Committed and no checkpoint was opened yet, none
-// is: the node goes to phase Committed with reason NeverOpened.
+// is: the node goes to phase Committed with reason NeverOpened. If it is
+// RolledBack then, to phase Failed with that reason.
+//
+// A node that finds its volume gone, or on it another checkpoint or none where
+// there should be one, goes to phase Failed with reason Lost or
+// AnotherCheckpoint. As long as condition Checkpointed is true, the object does
+// not vanish; a checkpoint that failed but is still on the volume, its log
+// damaged for instance, has to be committed still if the effective state says so.
+//
+// Events are the controller's: it tells of what conditions say, whoever wrote
+// them, on the checkpoint, its claim and the pods that use it.
 //
 // +kubebuilder:object:generate=true
 // +groupName=bowline.dev
