@@ -34,6 +34,7 @@ func run(ctx context.Context, args []string) int {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(newDeviceCommand())
 	root.AddCommand(newNodeCommand())
+	root.AddCommand(newEngineCommand())
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
