@@ -151,6 +151,7 @@ func New(c Config) (*Manager, error) {
 	}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.work.Go(m.run)
+	m.work.Go(m.refill)
 	return m, nil
 }
 
