@@ -151,12 +151,24 @@ func TestBlockDevice(t *testing.T) {
 // TestNoDirectIO: on a file system that takes O_DIRECT and then cannot do it, I/O
 // is buffered.
 func TestNoDirectIO(t *testing.T) {
-	loop := newLoop(t, 32<<20, 512)
-	if out, err := exec.Command("mkfs.ext4", "-q", loop).CombinedOutput(); err != nil {
-		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
+	loop, dir := newFileSystem(t, "ext4", 32<<20, "data=journal")
+	blockdevtest.Run(t, func(t *testing.T) blockdev.Device {
+		return openFile(t, newImage(t, dir, imageSize))
+	})
+	if _, err := blockdev.Open(loop, blockdev.Exclusive); !errors.Is(err, blockdev.ErrInUse) {
+		t.Errorf("exclusive use of a mounted device: %v", err)
 	}
-	dir := t.TempDir()
-	if err := unix.Mount(loop, dir, "ext4", 0, "data=journal"); err != nil {
+}
+
+// newFileSystem makes a loop device with a file system and mounts it at dir.
+func newFileSystem(t testing.TB, fsType string, size int64, options string) (loop, dir string) {
+	t.Helper()
+	loop = newLoop(t, size, 512)
+	if out, err := exec.Command("mkfs."+fsType, "-q", loop).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.%s: %v\n%s", fsType, err, out)
+	}
+	dir = t.TempDir()
+	if err := unix.Mount(loop, dir, fsType, 0, options); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -164,12 +176,7 @@ func TestNoDirectIO(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	blockdevtest.Run(t, func(t *testing.T) blockdev.Device {
-		return openFile(t, newImage(t, dir, imageSize))
-	})
-	if _, err := blockdev.Open(loop, blockdev.Exclusive); !errors.Is(err, blockdev.ErrInUse) {
-		t.Errorf("exclusive use of a mounted device: %v", err)
-	}
+	return loop, dir
 }
 
 func TestExclusive(t *testing.T) {
@@ -314,13 +321,16 @@ func TestAllocation(t *testing.T) {
 // TestKeepAllocated: with that flag a discard gives nothing back, and does nothing
 // at all where the file system cannot do better.
 func TestKeepAllocated(t *testing.T) {
+	_, ext4 := newFileSystem(t, "ext4", 32<<20, "")
+	_, xfs := newFileSystem(t, "xfs", 320<<20, "")
 	content := bytes.Repeat([]byte{1}, imageSize)
 	for _, test := range []struct {
 		name   string
 		dir    string
 		expect []byte // after the discard
 	}{
-		{"Disk", t.TempDir(), make([]byte, imageSize/2)},
+		{"Ext4", ext4, make([]byte, imageSize/2)},
+		{"XFS", xfs, content[:imageSize/2]},
 		{"Tmpfs", tmpfs(t), content[:imageSize/2]},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -345,6 +355,15 @@ func TestKeepAllocated(t *testing.T) {
 			}
 			if !bytes.Equal(got[imageSize/2:], content[imageSize/2:]) {
 				t.Error("the other half has changed")
+			}
+			if err := f.WriteZeroes(0, imageSize); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.ReadAt(got, 0); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, make([]byte, imageSize)) || allocated(t, path) < imageSize {
+				t.Error("zeroed, and not all zeros or not all allocated")
 			}
 		})
 	}

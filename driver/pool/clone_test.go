@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"math/rand/v2"
-	"os"
 	"testing"
 
 	"github.com/bowline-csi/bowline/driver/pool"
@@ -40,19 +39,12 @@ func TestClone(t *testing.T) {
 	ctx := context.Background()
 	for _, l := range append(layouts, layout{name: "tmpfs"}) {
 		t.Run(l.name, func(t *testing.T) {
-			dir := "/dev/shm"
+			var dir string
 			if l.mkfs != nil {
 				dir = newDisk(t, l).dir
+			} else {
+				dir = memoryDir(t)
 			}
-			dir, err := os.MkdirTemp(dir, "pool-test-")
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if err := os.RemoveAll(dir); err != nil {
-					t.Error(err)
-				}
-			})
 			p := newPool(t, dir)
 			if p.CanReflink() != l.reflinks {
 				t.Errorf("CanReflink: %v", !l.reflinks)

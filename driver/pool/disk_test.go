@@ -47,6 +47,22 @@ func run(t testing.TB, name string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// memoryDir returns a directory in memory. What is flushed on a disk in there is
+// flushed at once.
+func memoryDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "pool-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // newDisk makes a file system that is mounted until the end of the test, and is
 // checked then.
 func newDisk(t testing.TB, l layout) *disk {
@@ -54,7 +70,7 @@ func newDisk(t testing.TB, l layout) *disk {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED: needs root, for loop devices and mounts")
 	}
-	image := filepath.Join(t.TempDir(), "disk")
+	image := filepath.Join(memoryDir(t), "disk")
 	if err := os.WriteFile(image, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

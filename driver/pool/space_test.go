@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -57,12 +58,9 @@ func TestFull(t *testing.T) {
 				t.Errorf("on a full disk: %v", err)
 			}
 			// All of it can be written.
-			content := make([]byte, MiB)
-			for i := range content {
-				content[i] = 1
-			}
-			for off := int64(0); off < large.Size; off += MiB {
-				writeAt(t, large.Path, content[:min(MiB, large.Size-off)], off)
+			content := bytes.Repeat([]byte{1}, 32*MiB)
+			for off := int64(0); off < large.Size; off += 32 * MiB {
+				writeAt(t, large.Path, content[:min(32*MiB, large.Size-off)], off)
 			}
 			if err := p.Delete(ctx, large.ID); err != nil {
 				t.Fatal(err)
