@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"time"
 	"unicode/utf8"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -31,7 +29,7 @@ type CreateOptions struct {
 	Thin bool
 }
 
-// RoundSize returns the size that a volume will have of whom size bytes are
+// RoundSize returns the size that a volume will have of which size bytes are
 // wanted: the next multiple of Alignment, and MinSize at least. ErrInvalid is
 // returned for sizes that are not positive, and ErrFull for those that cannot be.
 func RoundSize(size int64) (int64, error) {
@@ -54,35 +52,13 @@ func (p *Pool) Create(ctx context.Context, o CreateOptions) (Volume, error) {
 	return v, nil
 }
 
-// Clone makes a volume with the content of another one, or returns the one of this
-// name that was made so. It may be larger, not smaller; the rest then is zeros,
-// and what is on it is not told of the new size. The clone of a source that has
-// not been Used is a new volume that has not been either.
-//
-// Nothing may change the source meanwhile, and all that was written to it must be
-// in the image. Where the file system can, extents are shared, which takes
-// milliseconds. Otherwise whatever is not a hole is copied, which takes as long as
-// it takes. progress, if not nil, is called at the beginning, at the end and in
-// between with bytes copied and to copy.
-//
-// Space is reserved for a clone that is not Thin as for any volume. But where
-// extents are shared, the reserve is only a number: the pool does not give that
-// space to other volumes, while others who use the file system may take it.
-//
-// Errors: ErrNotFound and ErrForeign of the source, and those of Create.
-func (p *Pool) Clone(ctx context.Context, source string, o CreateOptions, progress func(done, total int64)) (Volume, error) {
-	if progress == nil {
-		progress = func(int64, int64) {}
-	}
-	err := p.check(source)
-	var v Volume
-	if err == nil {
-		v, err = p.create(ctx, o, source, progress)
-	}
-	if err != nil {
-		return Volume{}, fmt.Errorf("cloning volume %q as %q: %w", source, o.Name, err)
-	}
-	return v, nil
+// An order is a volume that is to be made.
+type order struct {
+	record
+	from     string // image with the content, or ""
+	fromThin bool   // it is that of a thin volume
+	progress func(done, total int64)
+	promised int64 // see Pool.promise
 }
 
 func (p *Pool) create(ctx context.Context, o CreateOptions, source string, progress func(done, total int64)) (Volume, error) {
@@ -112,29 +88,31 @@ func (p *Pool) create(ctx context.Context, o CreateOptions, source string, progr
 		// Perhaps the one who made it failed in the last moment.
 		return r.volume(p, id), syncDir(p.dir)
 	}
-	r := record{Name: o.Name, Size: o.Size, Thin: o.Thin, Source: source, Created: time.Now().UTC()}
-	from := ""
+	wanted := order{
+		record:   record{Name: o.Name, Size: o.Size, Thin: o.Thin, Source: source, Created: time.Now().UTC()},
+		progress: progress,
+	}
 	if source != "" {
 		src, err := p.read(source)
 		if err != nil {
 			return Volume{}, fmt.Errorf("the source: %w", err)
 		}
-		if src.Size > r.Size {
-			return Volume{}, fmt.Errorf("%w: %d bytes are less than the %d of the source", ErrInvalid, r.Size, src.Size)
+		if src.Size > o.Size {
+			return Volume{}, fmt.Errorf("%w: %d bytes are less than the %d of the source", ErrInvalid, o.Size, src.Size)
 		}
-		if r.Used, r.FSType = src.Used, src.FSType; src.Used {
-			from = filepath.Join(p.volumeDir(source), imageFile)
+		wanted.Used, wanted.FSType, wanted.fromThin = src.Used, src.FSType, src.Thin
+		if src.Used {
+			wanted.from = filepath.Join(p.volumeDir(source), imageFile)
 		}
 	}
-	if err := p.make(ctx, id, &r, from, progress); err != nil {
+	if err := p.make(ctx, id, &wanted); err != nil {
 		return Volume{}, fullIfNoSpace(err)
 	}
-	return r.volume(p, id), nil
+	return wanted.volume(p, id), nil
 }
 
-// make makes the volume id as r says, with the content of the image from if that
-// is not empty. The caller has the lock.
-func (p *Pool) make(ctx context.Context, id string, r *record, from string, progress func(done, total int64)) (err error) {
+// make makes the volume id. The caller has the lock.
+func (p *Pool) make(ctx context.Context, id string, o *order) (err error) {
 	dir := filepath.Join(p.dir, newDir, id)
 	if err := discard(dir); err != nil { // of an attempt that could not
 		return err
@@ -152,18 +130,16 @@ func (p *Pool) make(ctx context.Context, id string, r *record, from string, prog
 	if err != nil {
 		return err
 	}
-	err = p.fill(ctx, image, r, from, progress)
+	err = p.fill(ctx, image, o)
 	if err == nil {
-		if r.Shares && !r.Thin {
-			defer p.promise(-r.Size) // owed sees the volume then
-		}
+		defer p.promise(-o.promised) // owed sees the volume then
 		err = image.Sync()
 	}
 	if err := errors.Join(err, image.Close()); err != nil {
 		return err
 	}
 	p.step("image made")
-	if err := p.write(dir, r); err != nil {
+	if err := p.write(dir, &o.record); err != nil {
 		return err
 	}
 	p.step("record made")
@@ -178,51 +154,41 @@ func (p *Pool) make(ctx context.Context, id string, r *record, from string, prog
 }
 
 // fill gives a new image its size, space and content.
-func (p *Pool) fill(ctx context.Context, image *os.File, r *record, from string, progress func(done, total int64)) error {
-	if from == "" {
-		if !r.Thin {
-			err := p.take(ctx, r.Size, func() error { return allocate(ctx, image, 0, r.Size) })
+func (p *Pool) fill(ctx context.Context, image *os.File, o *order) error {
+	if o.from == "" {
+		if !o.Thin {
+			err := p.take(ctx, o.Size, func() error { return allocate(ctx, image, 0, o.Size) })
 			if err != nil {
 				return err
 			}
 		}
-		return image.Truncate(r.Size)
+		return image.Truncate(o.Size)
 	}
-	source, err := os.Open(from)
+	source, err := os.Open(o.from)
 	if err != nil {
 		return err
 	}
 	defer source.Close()
-	if r.Shares, err = share(image, source); err != nil {
+	if o.Shares, err = share(image, source); err != nil {
 		return err
 	}
-	if err := image.Truncate(r.Size); err != nil {
+	if err := image.Truncate(o.Size); err != nil {
 		return err
 	}
 	p.step("content shared")
-	if !r.Thin {
-		err := p.take(ctx, r.Size, func() error {
-			if !r.Shares {
-				return allocate(ctx, image, 0, r.Size)
-			}
-			p.promise(r.Size)
-			err := fallocate(ctx, image, 0, 0, r.Size) // only what is a hole
-			if errors.Is(err, unix.EOPNOTSUPP) {
-				return nil
-			}
-			if err != nil {
-				p.promise(-r.Size)
-			}
-			return err
-		})
-		if err != nil {
-			return err
-		}
+	switch {
+	case o.Shares:
+		err = p.takeShared(ctx, image, o)
+	case !o.Thin:
+		err = p.take(ctx, o.Size, func() error { return allocate(ctx, image, 0, o.Size) })
+	}
+	if err != nil {
+		return err
 	}
 	p.step("space taken")
-	if r.Shares {
-		progress(r.Size, r.Size)
+	if o.Shares {
+		o.progress(o.Size, o.Size)
 		return nil
 	}
-	return copyData(ctx, image, source, progress)
+	return copyData(ctx, image, source, o.progress)
 }

@@ -32,7 +32,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -77,9 +76,9 @@ type Volume struct {
 }
 
 // Pool is a directory of volumes. Its methods may be called from any number of
-// goroutines; those on the same volume wait for each other. Each change but Wipe is done
-// as a whole or not at all, power cuts included, and is durable when the method has
-// returned without an error.
+// goroutines; those that change the same volume wait for each other. Each change
+// but Wipe is done as a whole or not at all, power cuts included, and is durable
+// when the method has returned without an error.
 type Pool struct {
 	dir   string
 	node  string
@@ -87,12 +86,17 @@ type Pool struct {
 	locks locks             // by volume id; also allocating
 	step  func(name string) // called between the steps of a change; for tests
 
-	leftovers []error // what Open could not clean up
+	leftovers []leftover // what Open could not clean up
 
 	promises struct { // space that will be owed; see owed
 		sync.Mutex
 		bytes int64
 	}
+}
+
+type leftover struct {
+	path string
+	err  error
 }
 
 // Hidden directories of a pool. No id begins with a dot.
@@ -171,7 +175,8 @@ func (p *Pool) cleanUp() error {
 			return err
 		}
 		for _, entry := range left {
-			p.leftover(discard(filepath.Join(path, entry.Name())))
+			path := filepath.Join(path, entry.Name())
+			p.leftover(path, discard(path))
 		}
 	}
 	entries, err := os.ReadDir(p.dir)
@@ -185,19 +190,19 @@ func (p *Pool) cleanUp() error {
 			continue // not sound, so not touched
 		}
 		if r.Growing {
-			p.leftover(p.finishGrow(id, &r)) // the next Grow tries again
+			p.leftover(p.volumeDir(id), p.finishGrow(id, &r)) // the next Grow tries again
 		}
-		err = os.Remove(filepath.Join(p.volumeDir(id), recordNew))
-		if !errors.Is(err, os.ErrNotExist) {
-			p.leftover(err)
+		path := filepath.Join(p.volumeDir(id), recordNew)
+		if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
+			p.leftover(path, err)
 		}
 	}
 	return nil
 }
 
-func (p *Pool) leftover(err error) {
+func (p *Pool) leftover(path string, err error) {
 	if err != nil {
-		p.leftovers = append(p.leftovers, fmt.Errorf("cleaning up after a crash: %w", err))
+		p.leftovers = append(p.leftovers, leftover{path, fmt.Errorf("cleaning up after a crash: %w", err)})
 	}
 }
 
@@ -226,10 +231,15 @@ func (p *Pool) List() ([]Volume, error) {
 }
 
 // Problems returns what is in the pool's directory and cannot be used: damaged
-// volumes, those of another node, leftovers that cannot be removed, and things
-// that are not the pool's. None of it is ever touched.
+// volumes, those of another node, and things that are not the pool's, none of which
+// is touched; and what a crash has left that could not be removed.
 func (p *Pool) Problems() ([]error, error) {
-	problems := slices.Clone(p.leftovers)
+	var problems []error
+	for _, l := range p.leftovers {
+		if _, err := os.Lstat(l.path); !errors.Is(err, os.ErrNotExist) {
+			problems = append(problems, l.err)
+		}
+	}
 	err := p.each(func(id string, _ *record, err error) {
 		switch {
 		case err == nil:

@@ -4,13 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/bowline-csi/bowline/driver/linuxabi"
 )
 
 // Capacity says how much room there is, in bytes.
@@ -56,8 +51,8 @@ func (p *Pool) capacity() (Capacity, error) {
 		return Capacity{}, err
 	}
 	c := Capacity{
-		Total:     int64(st.Blocks) * st.Bsize,
-		Available: max(0, int64(st.Bavail)*st.Bsize-owed),
+		Total:     int64(st.Blocks) * st.Frsize,
+		Available: max(0, int64(st.Bavail)*st.Frsize-owed),
 	}
 	if n := room(c.Available); n >= MinSize {
 		c.MaxVolume = n
@@ -68,67 +63,6 @@ func (p *Pool) capacity() (Capacity, error) {
 // room returns how much content fits into so many bytes of the file system.
 func room(available int64) int64 {
 	return (available - overheadFixed) / (overheadShare + 1) * overheadShare &^ (Alignment - 1)
-}
-
-// owed returns how many bytes volumes that are not thin may still ask of the file
-// system: for holes, and for extents that a clone has in common with others. If n
-// files have an extent in common, n-1 of them may need another, and n-1 of them at
-// least are clones.
-func (p *Pool) owed() (sum int64, err error) {
-	p.promises.Lock()
-	sum = p.promises.bytes
-	p.promises.Unlock()
-	err = p.each(func(id string, r *record, err error) {
-		if err != nil || r.Thin {
-			return
-		}
-		image := filepath.Join(p.volumeDir(id), imageFile)
-		var st unix.Stat_t
-		if err := retry(func() error { return unix.Stat(image, &st) }); err == nil {
-			sum += max(0, r.Size-st.Blocks*512)
-		}
-		if r.Shares {
-			sum += sharedBytes(image, r.Size)
-		}
-	})
-	return sum, err
-}
-
-// sharedBytes returns how much of the image other files have in common with it; all
-// if that cannot be found out.
-func sharedBytes(image string, size int64) (sum int64) {
-	f, err := os.Open(image)
-	if err != nil {
-		return size
-	}
-	defer f.Close()
-	var m struct {
-		linuxabi.ExtentMap
-		extents [256]linuxabi.FileExtent
-	}
-	for at := uint64(0); at < uint64(size); {
-		m.ExtentMap = linuxabi.ExtentMap{Start: at, Length: uint64(size) - at, Count: uint32(len(m.extents))}
-		err := retry(func() error {
-			_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), linuxabi.FSExtentMap, uintptr(unsafe.Pointer(&m)))
-			if errno != 0 {
-				return errno
-			}
-			return nil
-		})
-		if err != nil {
-			return size
-		}
-		if m.Mapped == 0 {
-			break
-		}
-		for _, e := range m.extents[:m.Mapped] {
-			if e.Flags&linuxabi.ExtentShared != 0 {
-				sum += int64(e.Length)
-			}
-			at = e.Logical + e.Length
-		}
-	}
-	return min(sum, size)
 }
 
 // take calls f, which takes size bytes of the file system, if there is room.

@@ -129,7 +129,7 @@ func TestPromises(t *testing.T) {
 	ctx := context.Background()
 	d := newDisk(t, xfs)
 	p := newPool(t, d.dir)
-	const size = 64 * MiB
+	const size = 32 * MiB
 	v := create(t, p, "source", size)
 	content := make([]byte, size)
 	for i := range content {
@@ -159,15 +159,18 @@ func TestPromises(t *testing.T) {
 	second := clone("second", false)
 	near("after two", start-2*size)
 	clone("thin", true)
-	near("after a thin one", start-2*size)
+	near("after a thin one, which keeps what the others overwrite", start-3*size)
 	writeAt(t, first.Path, content[:size/2], 0)
-	near("after writing half of one", start-2*size)
-	// The second fits no more, whatever its extents.
+	near("after writing half of one", start-3*size)
+	// No other fits, but these can be written.
 	fill := create(t, p, "fill", capacity(t, p).MaxVolume-size/2)
-	_, err := p.Clone(ctx, v.ID, pool.CreateOptions{Name: "third", Size: size}, nil)
-	expectError(t, "a clone that could not be written", err, pool.ErrFull)
-	writeAt(t, first.Path, content, 0)
-	writeAt(t, second.Path, content, 0)
+	for _, thin := range []bool{false, true} {
+		_, err := p.Clone(ctx, v.ID, pool.CreateOptions{Name: "more", Size: size, Thin: thin}, nil)
+		expectError(t, "a clone with which not all could be written", err, pool.ErrFull)
+	}
+	for _, v := range []pool.Volume{v, first, second} {
+		writeAt(t, v.Path, content, 0)
+	}
 	for _, id := range []string{fill.ID, pool.ID("thin", node), first.ID} {
 		if err := p.Delete(ctx, id); err != nil {
 			t.Fatal(err)
