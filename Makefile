@@ -28,8 +28,8 @@ GENERATED := '*.pb.go' '*/zz_generated.*.go' 'crds/*.yaml' charts/bowline/README
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## build bin/bowline
-	$(GO) build -ldflags '$(LDFLAGS)' -o bin/bowline ./cmd/bowline
+build: ## build bin/bowline and the kubectl plugin bin/kubectl-bowline
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/ ./cmd/bowline ./cmd/kubectl-bowline
 
 image: ## build the image bowline:VERSION and import it on the nodes of the local cluster
 	hack/image/programs.sh bin/image sidecars
