@@ -69,12 +69,12 @@ func begin(o observation, out *outcome) {
 		fail(s, v1alpha1.ReasonAborted, "the group opens no checkpoints; its status says why", c.Generation, o.now)
 		return
 	}
-	switch state := c.EffectiveState(); {
-	case state == v1alpha1.Committed || o.member && o.group.EffectiveState() == v1alpha1.Committed:
+	switch c.EffectiveState() {
+	case v1alpha1.Committed:
 		finish(s, v1alpha1.PhaseCommitted, o.now)
 		set(s, c.Generation, o.now, v1alpha1.ConditionCommitted, true, v1alpha1.ReasonNeverOpened, "it was to be committed before it was opened")
 		return
-	case state == v1alpha1.RolledBack || o.member && o.group.EffectiveState() == v1alpha1.RolledBack:
+	case v1alpha1.RolledBack:
 		fail(s, v1alpha1.ReasonNeverOpened, "it was to be rolled back before it was opened; the volume was not touched", c.Generation, o.now)
 		return
 	}
@@ -125,15 +125,16 @@ func supervise(o observation, out *outcome) {
 	}
 }
 
-// decideNow returns the decision that is due, nil if there is none.
+// decideNow returns the decision that is due, nil if there is none. Members obey
+// their group once all of its checkpoints are open; before, it would abort them.
 func decideNow(o observation, out *outcome) *v1alpha1.Decision {
 	c, s := o.checkpoint, &out.status
-	if o.member && o.group != nil && o.group.Status.Decision != nil {
-		d := *o.group.Status.Decision
-		return policy.Decide(d.DesiredState, v1alpha1.ReasonGroup, fmt.Sprintf("group %q: %s", o.group.Name, d.Message), o.now)
-	}
-	if o.member && o.group != nil && o.group.EffectiveState() != v1alpha1.Checkpointed {
-		return policy.Decide(o.group.EffectiveState(), v1alpha1.ReasonGroup, fmt.Sprintf("desiredState of group %q", o.group.Name), o.now)
+	if g := o.group; o.member && g != nil && g.Status.CheckpointTime != nil && g.EffectiveState() != v1alpha1.Checkpointed {
+		message := fmt.Sprintf("desiredState of group %q", g.Name)
+		if d := g.Status.Decision; d != nil {
+			message = fmt.Sprintf("group %q: %s", g.Name, d.Message)
+		}
+		return policy.Decide(g.EffectiveState(), v1alpha1.ReasonGroup, message, o.now)
 	}
 	if c.EffectiveState() != v1alpha1.Checkpointed {
 		return nil // a person has decided

@@ -12,6 +12,7 @@ import (
 
 	"github.com/bowline-csi/bowline/api/v1alpha1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -204,22 +205,22 @@ func (r *reconciler) users(ctx context.Context, log *slog.Logger, c *v1alpha1.Vo
 // again tells when to look at the checkpoint again if nothing happens before.
 func (r *reconciler) again(status *v1alpha1.VolumeCheckpointStatus, o outcome) (reconcile.Result, error) {
 	after := jitter(factsInterval)
-	if o.facts.Open != nil && o.facts.Open.State == RollingBack {
-		after = progressInterval
-	}
 	switch {
-	case status.Phase.Final():
+	case status.Phase.Final() && !meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionCheckpointed):
 		return reconcile.Result{}, nil // the write comes back by the cache
+	case o.err == nil && o.facts.Open != nil && o.facts.Open.State == RollingBack:
+		after = progressInterval
 	case o.err == nil:
-		return reconcile.Result{RequeueAfter: after}, nil
-	case errors.Is(o.err, ErrNotStaged), errors.Is(o.err, ErrNotFound):
-		return reconcile.Result{RequeueAfter: after}, nil // told by Watch
-	case errors.Is(o.err, ErrBusy), errors.Is(o.err, ErrRollbackPending):
-		return reconcile.Result{RequeueAfter: time.Second}, nil
-	case errors.Is(o.err, ErrEngineDown):
-		return reconcile.Result{RequeueAfter: 3 * time.Second}, nil
+	case errors.Is(o.err, ErrBusy):
+		after = time.Second
+	case errors.Is(o.err, ErrEngineDown), errors.Is(o.err, ErrRollbackPending):
+		after = 3 * time.Second
+	case errors.Is(o.err, ErrNotStaged), errors.Is(o.err, ErrNotFound): // told by Watch
+	case errors.Is(o.err, ErrDamaged): // until a person has seen to it
+	default:
+		return reconcile.Result{}, o.err // more and more slowly
 	}
-	return reconcile.Result{}, o.err // more and more slowly
+	return reconcile.Result{RequeueAfter: after}, nil
 }
 
 // jitter returns d give or take a tenth, so that the nodes of a cluster that

@@ -232,21 +232,17 @@ func (r *reporter) rollingBack(o outcome) {
 	}
 }
 
-// damaged reports that what is on the volume cannot be rolled back to. The
-// checkpoint is still there if it was opened.
+// damaged reports that what is on the volume cannot be rolled back to, and was
+// left as it is: dropping it is a decision of a person.
 func (r *reporter) damaged(what string, there bool) {
-	message := "The checkpoint on the volume is damaged and was left as it is: " + what + ". "
-	if there {
-		message += "The volume can be used as it is now. Deleting this object drops the checkpoint. 'bowline device inspect' on the node tells more."
-	} else {
-		message += "No checkpoint was opened. 'bowline device inspect' on the node tells more, 'bowline device commit' drops it."
-	}
+	image := "the volume's image, of " + r.c.Status.VolumeHandle + ", on node " + r.c.Status.NodeName
+	message := fmt.Sprintf("The checkpoint on the volume is damaged and nothing was touched: %s. 'bowline device inspect' tells more of %s; 'bowline device roll-forward' drops the checkpoint and keeps the content that the volume has now.", what, image)
 	if !there {
-		r.fail(v1alpha1.ReasonDamaged, message)
+		r.fail(v1alpha1.ReasonDamaged, "%s", message)
 		return
 	}
 	r.set(v1alpha1.ConditionCheckpointed, metav1.ConditionTrue, v1alpha1.ReasonDamaged, "There is a checkpoint on the volume, but it is damaged.")
-	r.failed(v1alpha1.ReasonDamaged, message)
+	r.failed(v1alpha1.ReasonDamaged, "%s", message)
 }
 
 // fail reports that there is no checkpoint on the volume, and why.

@@ -1,0 +1,184 @@
+package group
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/bowline-csi/bowline/api/v1alpha1"
+)
+
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// members makes a group at that step, entered at noon, with a member in each of
+// the phases.
+func members(step v1alpha1.Step, phases ...v1alpha1.Phase) observation {
+	at := metav1.NewMicroTime(noon)
+	g := &v1alpha1.VolumeCheckpointGroup{}
+	g.Name, g.Status.Step, g.Status.StepTime, g.Status.Phase = "all", step, &at, v1alpha1.PhasePending
+	o := observation{group: g, now: noon.Add(time.Second), checkpoints: make(map[string]*v1alpha1.VolumeCheckpoint)}
+	for i, p := range phases {
+		claim := fmt.Sprint("data-", i)
+		g.Status.Members = append(g.Status.Members, v1alpha1.GroupMember{Claim: claim, Checkpoint: "c-" + claim})
+		c := &v1alpha1.VolumeCheckpoint{}
+		c.Status.Phase, c.Status.Step = p, step
+		c.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionTrue}}
+		if p == v1alpha1.PhaseCheckpointed {
+			opened := metav1.NewTime(noon)
+			c.Status.CheckpointTime = &opened
+			c.Status.Conditions = append(c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionCheckpointed, Status: metav1.ConditionTrue})
+		}
+		o.checkpoints[claim] = c
+	}
+	return o
+}
+
+func TestSteps(t *testing.T) {
+	const (
+		pending, prepared, frozen, open = v1alpha1.PhasePending, v1alpha1.PhasePrepared, v1alpha1.PhaseFrozen, v1alpha1.PhaseCheckpointed
+		failed, committed, unknown      = v1alpha1.PhaseFailed, v1alpha1.PhaseCommitted, v1alpha1.PhaseUnknown
+	)
+	for name, test := range map[string]struct {
+		o      observation
+		change func(*observation)
+		want   v1alpha1.Step
+		reason string // of condition Failed
+	}{
+		"all accepted":        {o: members("", pending, pending), want: v1alpha1.StepPrepare},
+		"one not accepted":    {o: members("", pending, pending), change: func(o *observation) { o.checkpoints["data-1"].Status.Conditions = nil }, want: ""},
+		"one missing":         {o: members("", pending, pending), change: func(o *observation) { delete(o.checkpoints, "data-1") }, want: ""},
+		"name taken":          {o: members("", pending, pending), change: func(o *observation) { o.taken = []string{"c-data-1"} }, want: v1alpha1.StepAbort, reason: reasonNameTaken},
+		"one refused":         {o: members("", pending, failed), want: v1alpha1.StepAbort, reason: reasonMemberFailed},
+		"one prepared":        {o: members(v1alpha1.StepPrepare, prepared, pending), want: v1alpha1.StepPrepare},
+		"all prepared":        {o: members(v1alpha1.StepPrepare, prepared, prepared), want: v1alpha1.StepFreeze},
+		"preparing takes":     {o: members(v1alpha1.StepPrepare, prepared, pending), change: later(time.Hour), want: v1alpha1.StepPrepare},
+		"one frozen":          {o: members(v1alpha1.StepFreeze, frozen, prepared), want: v1alpha1.StepFreeze},
+		"all frozen":          {o: members(v1alpha1.StepFreeze, frozen, frozen), want: v1alpha1.StepSwitch},
+		"one frozen too late": {o: members(v1alpha1.StepFreeze, frozen, prepared), change: later(freezeTime), want: v1alpha1.StepAbort, reason: reasonTooSlow},
+		"all at the last":     {o: members(v1alpha1.StepFreeze, frozen, frozen), change: later(freezeTime), want: v1alpha1.StepSwitch},
+		"node gone":           {o: members(v1alpha1.StepFreeze, frozen, unknown), change: later(freezeTime), want: v1alpha1.StepAbort, reason: reasonTooSlow},
+		"one open":            {o: members(v1alpha1.StepSwitch, open, frozen), want: v1alpha1.StepSwitch},
+		"one open too late":   {o: members(v1alpha1.StepSwitch, open, frozen), change: later(switchTime), want: v1alpha1.StepAbort, reason: reasonTooSlow},
+		"one did not open":    {o: members(v1alpha1.StepSwitch, open, failed), want: v1alpha1.StepAbort, reason: reasonMemberFailed},
+		"one was deleted":     {o: members(v1alpha1.StepSwitch, open, open), change: func(o *observation) { delete(o.checkpoints, "data-1") }, want: v1alpha1.StepAbort, reason: reasonMemberFailed},
+		"all open":            {o: members(v1alpha1.StepSwitch, open, open), want: v1alpha1.StepSwitch},
+		"decided too early":   {o: members(v1alpha1.StepFreeze, frozen, frozen), change: func(o *observation) { o.group.Spec.DesiredState = v1alpha1.Committed }, want: v1alpha1.StepAbort, reason: v1alpha1.ReasonNeverOpened},
+		"deleted too early":   {o: members(v1alpha1.StepPrepare, prepared, pending), change: func(o *observation) { o.group.DeletionTimestamp = &metav1.Time{Time: noon} }, want: v1alpha1.StepAbort, reason: v1alpha1.ReasonNeverOpened},
+		"committed when open": {o: members(v1alpha1.StepSwitch, committed, open), change: isOpen, want: v1alpha1.StepSwitch},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if test.change != nil {
+				test.change(&test.o)
+			}
+			out := decide(test.o)
+			reason := ""
+			for _, c := range out.status.Conditions {
+				if c.Type == v1alpha1.ConditionFailed {
+					reason = c.Reason
+				}
+			}
+			if out.status.Step != test.want || reason != test.reason {
+				t.Errorf("step %q, failed %q; want %q, %q", out.status.Step, reason, test.want, test.reason)
+			}
+			if test.want == v1alpha1.StepFreeze && out.again == 0 {
+				t.Error("nobody looks when the time is over")
+			}
+		})
+	}
+}
+
+func later(d time.Duration) func(*observation) {
+	return func(o *observation) { o.now = noon.Add(d) }
+}
+
+// isOpen makes it a group whose checkpoints had all been opened.
+func isOpen(o *observation) {
+	opened := metav1.NewTime(noon)
+	o.group.Status.CheckpointTime, o.group.Status.Phase = &opened, v1alpha1.PhaseCheckpointed
+}
+
+func TestDecisions(t *testing.T) {
+	const open = v1alpha1.PhaseCheckpointed
+	hour := &v1alpha1.Deadline{After: metav1.Duration{Duration: time.Hour}, Action: v1alpha1.DeadlineRollBack}
+	for name, test := range map[string]struct {
+		o      observation
+		change func(*observation)
+		want   string
+	}{
+		"open":      {o: members(v1alpha1.StepSwitch, open, open)},
+		"deadline":  {o: members(v1alpha1.StepSwitch, open, open), change: func(o *observation) { o.group.Spec.Deadline = hour; o.now = noon.Add(time.Hour) }, want: v1alpha1.ReasonDeadline},
+		"too early": {o: members(v1alpha1.StepSwitch, open, open), change: func(o *observation) { o.group.Spec.Deadline = hour; o.now = noon.Add(time.Hour - 1) }},
+		"a person": {o: members(v1alpha1.StepSwitch, open, open), change: func(o *observation) {
+			o.group.Spec.Deadline = hour
+			o.group.Spec.DesiredState = v1alpha1.Committed
+			o.now = noon.Add(time.Hour)
+		}},
+		"deletion":    {o: members(v1alpha1.StepSwitch, open, open), change: func(o *observation) { o.group.DeletionTimestamp = &metav1.Time{Time: noon} }, want: v1alpha1.ReasonDeleted},
+		"one is lost": {o: members(v1alpha1.StepSwitch, open, v1alpha1.PhaseFailed), want: v1alpha1.ReasonMemberFinished},
+	} {
+		t.Run(name, func(t *testing.T) {
+			isOpen(&test.o)
+			if test.change != nil {
+				test.change(&test.o)
+			}
+			out := decide(test.o)
+			got := ""
+			if out.status.Decision != nil {
+				got = out.status.Decision.Reason
+			}
+			if got != test.want || out.decided != (got != "") {
+				t.Errorf("decided %q; want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestPhaseOf(t *testing.T) {
+	for _, test := range []struct {
+		phases  string
+		state   v1alpha1.DesiredState
+		aborted bool
+		want    v1alpha1.Phase
+	}{
+		{"Pending ", v1alpha1.Checkpointed, false, v1alpha1.PhasePending},
+		{"Prepared Pending", v1alpha1.Checkpointed, false, v1alpha1.PhasePending},
+		{"Frozen Prepared", v1alpha1.Checkpointed, false, v1alpha1.PhasePrepared},
+		{"Checkpointed Checkpointed", v1alpha1.Checkpointed, false, v1alpha1.PhaseCheckpointed},
+		{"Checkpointed Unknown", v1alpha1.Checkpointed, false, v1alpha1.PhaseUnknown},
+		{"Failed Checkpointed", v1alpha1.Checkpointed, true, v1alpha1.PhaseCheckpointed},
+		{"Failed Failed", v1alpha1.Checkpointed, true, v1alpha1.PhaseFailed},
+		{"Committed Checkpointed", v1alpha1.Committed, false, v1alpha1.PhaseCheckpointed},
+		{"Committed Committed", v1alpha1.Committed, false, v1alpha1.PhaseCommitted},
+		{"Committed Failed", v1alpha1.Committed, false, v1alpha1.PhaseFailed},
+		{"RollbackPending Checkpointed", v1alpha1.RolledBack, false, v1alpha1.PhaseCheckpointed},
+		{"RollbackPending RolledBack", v1alpha1.RolledBack, false, v1alpha1.PhaseRollingBack},
+		{"RollbackPending RollbackPending", v1alpha1.RolledBack, false, v1alpha1.PhaseRollbackPending},
+		{"RolledBack RolledBack", v1alpha1.RolledBack, false, v1alpha1.PhaseRolledBack},
+		{"RolledBack Failed", v1alpha1.RolledBack, false, v1alpha1.PhaseFailed},
+		{"RolledBack Committed", v1alpha1.RolledBack, false, v1alpha1.PhaseFailed},
+	} {
+		var m []v1alpha1.GroupMember
+		for _, p := range strings.Split(test.phases, " ") {
+			m = append(m, v1alpha1.GroupMember{Phase: v1alpha1.Phase(p)})
+		}
+		if got := phaseOf(m, test.state, test.aborted); got != test.want {
+			t.Errorf("%s on the way to %s: %s; want %s", test.phases, test.state, got, test.want)
+		}
+	}
+}
+
+func TestCheckpointName(t *testing.T) {
+	if a, b := checkpointName("a-b", "c"), checkpointName("a", "b-c"); a == b {
+		t.Errorf("%q for both", a)
+	}
+	long := checkpointName(strings.Repeat("g", 253), strings.Repeat("c", 253))
+	if len(long) > 253 {
+		t.Errorf("%d characters", len(long))
+	}
+	if short := checkpointName("before", "data-0"); !strings.HasPrefix(short, "before-data-0-") {
+		t.Errorf("%q", short)
+	}
+}
