@@ -120,7 +120,7 @@ func (o *nodeOptions) run(ctx context.Context) (err error) {
 	controller := csi.NewController(o.node, images, volumes)
 	defer controller.Close()
 	controller.Register(server)
-	csi.NewNode(o.node, volumes).Register(server)
+	csi.NewNode(o.node, volumes, engineAnswers).Register(server)
 
 	registrar := registration.New(csi.DriverName, csiSocket, o.registrationSocket(), log)
 	observed := observation{

@@ -184,6 +184,12 @@ func TestSlowClone(t *testing.T) {
 	if _, err := d.controller.DeleteVolume(ctx, &spec.DeleteVolumeRequest{VolumeId: pool.ID("clone", node)}); err == nil {
 		t.Error("deleted in the middle")
 	}
+	// The server may notice a little later than the client that time is up.
+	for end := time.Now().Add(10 * time.Second); d.requests(t) < 4; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("requests go on although nobody waits for them")
+		}
+	}
 	close(proceed)
 	if _, err := d.controller.CreateVolume(t.Context(), req); err != nil {
 		t.Error(err)
@@ -191,6 +197,21 @@ func TestSlowClone(t *testing.T) {
 	if n := len(begun); n != 1 {
 		t.Errorf("begun %d times", n)
 	}
+}
+
+// requests is how many requests have been answered.
+func (d *driver) requests(t *testing.T) (n uint64) {
+	t.Helper()
+	families, err := d.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			n += m.GetHistogram().GetSampleCount()
+		}
+	}
+	return n
 }
 
 // TestCloseEndsClone: the driver stops although a clone is under way.

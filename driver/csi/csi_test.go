@@ -153,7 +153,7 @@ type driver struct {
 	controller spec.ControllerClient
 	node       spec.NodeClient
 	metrics    *prometheus.Registry
-	ready      error         // of the identity service
+	ready      error         // of the engine
 	log        *bytes.Buffer // not to be read while requests are under way
 }
 
@@ -169,10 +169,11 @@ func start(t *testing.T) *driver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	csi.NewIdentity("v1.2.3", func(context.Context) error { return d.ready }).Register(server)
+	ready := func(context.Context) error { return d.ready }
+	csi.NewIdentity("v1.2.3", ready).Register(server)
 	controller := csi.NewController(node, d.backend, d.backend)
 	controller.Register(server)
-	csi.NewNode(node, d.backend).Register(server)
+	csi.NewNode(node, d.backend, ready).Register(server)
 	conn := serve(t, server)
 	t.Cleanup(controller.Close)
 	d.identity, d.controller, d.node = spec.NewIdentityClient(conn), spec.NewControllerClient(conn), spec.NewNodeClient(conn)

@@ -41,6 +41,9 @@ func (j *jobs) close() {
 func (j *jobs) do(ctx context.Context, id string, f func(context.Context) error) error {
 	pending := status.Errorf(codes.Aborted, "volume %s: an operation is under way; try again", id)
 	for {
+		if ctx.Err() != nil {
+			return pending // nobody waits for what would begin now
+		}
 		done, err, mine := j.start(id, f)
 		if mine {
 			select {

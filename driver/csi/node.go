@@ -27,10 +27,14 @@ type Node struct {
 	spec.UnimplementedNodeServer
 	name    string
 	volumes Volumes
+	engine  func(context.Context) error
 }
 
-// NewNode returns the node service of the node with this name.
-func NewNode(name string, volumes Volumes) *Node { return &Node{name: name, volumes: volumes} }
+// NewNode returns the node service of the node with this name. engine tells why
+// the engine cannot be reached, or nil.
+func NewNode(name string, volumes Volumes, engine func(context.Context) error) *Node {
+	return &Node{name: name, volumes: volumes, engine: engine}
+}
 
 // Register makes the service answer at r.
 func (n *Node) Register(r grpc.ServiceRegistrar) { spec.RegisterNodeServer(r, n) }
@@ -43,6 +47,7 @@ func nodeCapabilities() *spec.NodeGetCapabilitiesResponse {
 		spec.NodeServiceCapability_RPC_EXPAND_VOLUME,
 		spec.NodeServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER,
 		spec.NodeServiceCapability_RPC_GET_VOLUME_HEALTH,
+		spec.NodeServiceCapability_RPC_GET_STORAGE_HEALTH,
 	} {
 		r.Capabilities = append(r.Capabilities, &spec.NodeServiceCapability{
 			Type: &spec.NodeServiceCapability_Rpc{Rpc: &spec.NodeServiceCapability_RPC{Type: t}},

@@ -130,6 +130,16 @@ func TestHealth(t *testing.T) {
 	}
 }
 
+func TestStorageHealth(t *testing.T) {
+	d := start(t)
+	for _, d.ready = range []error{nil, errors.New("the engine is away")} {
+		r, err := d.node.NodeGetStorageHealth(t.Context(), &spec.NodeGetStorageHealthRequest{})
+		if err != nil || (len(r.GetBackendHealth()) == 0) != (d.ready == nil) {
+			t.Errorf("%v: %v, %v", d.ready, r, err)
+		}
+	}
+}
+
 func TestErrorCodes(t *testing.T) {
 	d := start(t)
 	for kind, want := range map[error]codes.Code{

@@ -78,3 +78,17 @@ func (n *Node) NodeGetVolumeHealth(ctx context.Context, req *spec.NodeGetVolumeH
 	}
 	return &spec.NodeGetVolumeHealthResponse{VolumeHealth: health}, nil
 }
+
+// NodeGetStorageHealth implements spec.NodeServer. Without the engine no volume can
+// be staged; those that are in use may well go on.
+func (n *Node) NodeGetStorageHealth(ctx context.Context, _ *spec.NodeGetStorageHealthRequest) (*spec.NodeGetStorageHealthResponse, error) {
+	resp := &spec.NodeGetStorageHealthResponse{}
+	if err := n.engine(ctx); err != nil {
+		resp.BackendHealth = append(resp.BackendHealth, &spec.NodeGetStorageHealthResponse_StorageBackendHealth{
+			Status:  spec.StorageHealthErrorType_STORAGE_UNREACHABLE,
+			Reason:  "EngineUnreachable",
+			Message: err.Error(),
+		})
+	}
+	return resp, nil
+}
