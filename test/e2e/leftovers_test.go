@@ -1,0 +1,45 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/bowline-csi/bowline/api/v1alpha1"
+)
+
+// leftovers says what is there of volumes when all tests have ended and deleted
+// theirs.
+func leftovers(ctx context.Context) error {
+	var found []error
+	var volumes corev1.PersistentVolumeList
+	if err := api.List(ctx, &volumes); err != nil {
+		return err
+	}
+	for _, v := range volumes.Items {
+		if v.Spec.CSI != nil && v.Spec.CSI.Driver == v1alpha1.DriverName {
+			found = append(found, fmt.Errorf("volume %s is left", v.Name))
+		}
+	}
+	for _, node := range []string{"node-1", "node-2"} {
+		for _, look := range []struct{ what, script string }{
+			{"in the pool", "ls /var/lib/bowline/pool"},
+			{"mounted", "grep -e csi.bowline.dev -e /run/bowline/ /proc/mounts || true"},
+			{"a loop device", "losetup --noheadings --list --output NAME,BACK-FILE | grep bowline || true"},
+		} {
+			output, err := cluster.run(ctx, "exec", node, "bash", "-c", look.script)
+			if err != nil {
+				found = append(found, err)
+			}
+			if output = strings.TrimSpace(output); output != "" {
+				found = append(found, fmt.Errorf("%s: %s after all tests: %s", node, look.what, output))
+			}
+		}
+	}
+	return errors.Join(found...)
+}
