@@ -35,6 +35,7 @@ func run(ctx context.Context, args []string) int {
 	root.AddCommand(newDeviceCommand())
 	root.AddCommand(newNodeCommand())
 	root.AddCommand(newEngineCommand())
+	root.AddCommand(newControllerCommand())
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {

@@ -65,6 +65,18 @@ func Config(t testing.TB) *rest.Config {
 	return rest.CopyConfig(server.config)
 }
 
+// Kubeconfig writes a file that says how to reach the server, for programs, and
+// returns its name.
+func Kubeconfig(t testing.TB) string {
+	t.Helper()
+	Config(t)
+	file := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(file, server.environment.KubeConfig, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // Namespace makes a namespace for one test and returns its name. It stays:
 // nothing would empty it. Its objects are deleted by those who made them, or
 // left to the end of the server.
