@@ -23,8 +23,6 @@ import (
 	"github.com/bowline-csi/bowline/test/apiserver"
 )
 
-func TestMain(m *testing.M) { apiserver.Main(m) }
-
 // The whole command against an API server: it is elected, reconciles, answers
 // external-resizer and shows metrics, and ends when asked to.
 func TestController(t *testing.T) {
