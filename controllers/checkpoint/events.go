@@ -63,7 +63,7 @@ func (e *Events) tell(ctx context.Context, now time.Time, ev event) {
 	})
 	// A namespace that is being deleted takes no more.
 	if err != nil && !apierrors.IsAlreadyExists(err) && !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err) {
-		e.Log.Warn("an event was not written", "reason", ev.reason, "object", ev.object.Name, "err", err)
+		e.Log.Warn("an event was not written", "reason", ev.reason, "object", ev.object.Name, "error", err)
 		e.forget(name)
 	}
 }
@@ -129,9 +129,9 @@ func (ev event) about(kind string, o metav1.Object) event {
 	return ev
 }
 
-func aboutPod(c *v1alpha1.VolumeCheckpoint, p *corev1.Pod, kind, reason, action, note string) event {
+func aboutPod(c *v1alpha1.VolumeCheckpoint, p *corev1.Pod, at time.Time, kind, reason, action, note string) event {
 	return event{
 		namespace: c.Namespace, kind: kind, reason: reason, action: action, note: note,
-		object: referenceTo(c), key: string(c.UID), at: c.Status.Rollback.StartTime.Time,
+		object: referenceTo(c), key: string(c.UID), at: at,
 	}.about("Pod", p)
 }

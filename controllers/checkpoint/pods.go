@@ -90,7 +90,7 @@ func (r *Reconciler) release(ctx context.Context, o observation, out *outcome) e
 		switch err := r.evict(ctx, p); {
 		case err == nil:
 			going = append(going, p.Name)
-			r.Events.tell(ctx, o.now, aboutPod(c, p, corev1.EventTypeNormal, v1alpha1.EventEvicted, "Evict",
+			r.Events.tell(ctx, o.now, aboutPod(c, p, o.now, corev1.EventTypeNormal, v1alpha1.EventEvicted, "Evict",
 				fmt.Sprintf("evicted so that claim %q can be rolled back to checkpoint %q", c.Spec.PersistentVolumeClaimName, c.Name)))
 		case apierrors.IsTooManyRequests(err):
 			blocked = append(blocked, fmt.Sprintf("pod %q: %v", p.Name, err))

@@ -60,7 +60,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 
 func (r *Reconciler) reconcile(ctx context.Context, c *v1alpha1.VolumeCheckpoint) (time.Duration, error) {
 	if err := r.announce(ctx, c); err != nil {
-		return 0, err
+		r.Log.Warn("events were not written", "checkpoint", client.ObjectKeyFromObject(c).String(), "error", err)
 	}
 	o, err := r.observe(ctx, c)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
 	ctrlevent "sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -19,6 +20,10 @@ import (
 // Indexes of VolumeCheckpoints in the cache.
 const (
 	claimIndex = "spec.persistentVolumeClaimName"
+	// nodeIndex is by the node of those that are not over: status.nodeName,
+	// or anyNode if they wait for one to appear.
+	nodeIndex = "status.nodeName"
+	anyNode   = "*"
 	// HandleIndex is by the handle of the volume, of those that were matched
 	// to one.
 	HandleIndex = "status.volumeHandle"
@@ -30,6 +35,7 @@ const (
 // may be very many of them.
 func (r *Reconciler) SetUp(ctx context.Context, m ctrl.Manager) error {
 	for name, value := range map[string]func(*v1alpha1.VolumeCheckpoint) string{
+		nodeIndex:   nodeOf,
 		claimIndex:  func(c *v1alpha1.VolumeCheckpoint) string { return c.Spec.PersistentVolumeClaimName },
 		HandleIndex: func(c *v1alpha1.VolumeCheckpoint) string { return c.Status.VolumeHandle },
 	} {
@@ -53,8 +59,13 @@ func (r *Reconciler) SetUp(ctx context.Context, m ctrl.Manager) error {
 		WatchesMetadata(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(r.ofClaim)).
 		WatchesMetadata(&corev1.Node{}, handler.EnqueueRequestsFromMapFunc(r.onNode),
 			builder.WithPredicates(predicate.Funcs{UpdateFunc: func(ctrlevent.UpdateEvent) bool { return false }})).
+		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
 		Complete(r)
 }
+
+// workers is the number of checkpoints that are reconciled at the same time.
+// Which of two on one volume goes first does not depend on who looks first.
+const workers = 4
 
 // requests lists checkpoints and returns those that keep says something is new
 // for.
@@ -62,7 +73,7 @@ func (r *Reconciler) requests(ctx context.Context, keep func(*v1alpha1.VolumeChe
 	var list v1alpha1.VolumeCheckpointList
 	if err := r.Client.List(ctx, &list, options...); err != nil {
 		// Only what is missing from the cache's indexes can be wrong here.
-		r.Log.Error("looking for checkpoints in the cache", "err", err)
+		r.Log.Error("looking for checkpoints in the cache", "error", err)
 		return nil
 	}
 	var requests []reconcile.Request
@@ -90,15 +101,20 @@ func (r *Reconciler) ofClaim(ctx context.Context, o client.Object) []reconcile.R
 }
 
 func (r *Reconciler) onNode(ctx context.Context, o client.Object) []reconcile.Request {
-	all := func(c *v1alpha1.VolumeCheckpoint) bool { return !c.Finished() }
+	all := func(*v1alpha1.VolumeCheckpoint) bool { return true }
 	return append(
-		r.requests(ctx, all, client.MatchingLabels{v1alpha1.LabelNode: o.GetName()}),
-		// Those that wait for a node have no label yet; they look again
-		// after a while.
-		r.requests(ctx, func(c *v1alpha1.VolumeCheckpoint) bool {
-			a := c.Condition(v1alpha1.ConditionAccepted)
-			return waiting(c) && a != nil && a.Reason == v1alpha1.ReasonNodeNotFound
-		})...)
+		r.requests(ctx, all, client.MatchingFields{nodeIndex: o.GetName()}),
+		r.requests(ctx, all, client.MatchingFields{nodeIndex: anyNode})...)
+}
+
+func nodeOf(c *v1alpha1.VolumeCheckpoint) string {
+	switch a := c.Condition(v1alpha1.ConditionAccepted); {
+	case c.Finished():
+		return ""
+	case waiting(c) && a != nil && a.Reason == v1alpha1.ReasonNodeNotFound:
+		return anyNode
+	}
+	return c.Status.NodeName
 }
 
 func (r *Reconciler) members(ctx context.Context, o client.Object) []reconcile.Request {

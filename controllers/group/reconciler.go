@@ -49,7 +49,7 @@ func (r *Reconciler) SetUp(m ctrl.Manager) error {
 func (r *Reconciler) ofClaim(ctx context.Context, claim client.Object) []reconcile.Request {
 	var groups v1alpha1.VolumeCheckpointGroupList
 	if err := r.Client.List(ctx, &groups, client.InNamespace(claim.GetNamespace())); err != nil {
-		r.Log.Error("looking for groups in the cache", "err", err)
+		r.Log.Error("looking for groups in the cache", "error", err)
 		return nil
 	}
 	var requests []reconcile.Request
@@ -150,7 +150,7 @@ func (r *Reconciler) claims(ctx context.Context, g *v1alpha1.VolumeCheckpointGro
 	if err != nil {
 		// What the API lets through and this does not: nothing matches, and
 		// the condition says so.
-		r.Log.Warn("the selector of a group cannot be used", "group", client.ObjectKeyFromObject(g).String(), "err", err)
+		r.Log.Warn("the selector of a group cannot be used", "group", client.ObjectKeyFromObject(g).String(), "error", err)
 		return nil, nil
 	}
 	var list corev1.PersistentVolumeClaimList
