@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -57,6 +58,7 @@ func (n *tenant) deleteNamespace() {
 	n.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), goneLimit)
 	defer cancel()
+	n.volumes(ctx)
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: n.namespace}}
 	if err := api.Delete(ctx, ns, client.PropagationPolicy(metav1.DeletePropagationForeground)); client.IgnoreNotFound(err) != nil {
 		n.Errorf("deleting the namespace: %v", err)
@@ -79,6 +81,9 @@ func (n *tenant) deleteNamespace() {
 	}
 }
 
+// handles has the handles of all volumes that tests had.
+var handles sync.Map
+
 // volumes returns the names of the persistent volumes of the namespace's claims
 // that go with them.
 func (n *tenant) volumes(ctx context.Context) []string {
@@ -90,6 +95,9 @@ func (n *tenant) volumes(ctx context.Context) []string {
 	for _, v := range list.Items {
 		if r := v.Spec.ClaimRef; r != nil && r.Namespace == n.namespace && v.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimDelete {
 			names = append(names, v.Name)
+			if v.Spec.CSI != nil {
+				handles.Store(v.Spec.CSI.VolumeHandle, true)
+			}
 		}
 	}
 	return names
