@@ -48,10 +48,8 @@ and its values. */}}
 {{- $root := index . 0 -}}
 {{- $values := index . 2 -}}
 labels:
-  {{- with $values.podLabels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
-  {{- include "bowline.componentLabels" (list $root (index . 1)) | nindent 2 }}
+  {{- /* Selectors need ours, so they win. */}}
+  {{- merge (include "bowline.componentLabels" (list $root (index . 1)) | fromYaml) $values.podLabels | toYaml | nindent 2 }}
 annotations:
   kubectl.kubernetes.io/default-container: {{ index . 1 }}
   {{- with $values.podAnnotations }}
