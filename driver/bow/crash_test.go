@@ -209,7 +209,7 @@ func (r *crashRun) check(state memdev.State, dev *memdev.Device) {
 // and whatever is done then, it can be rolled back or committed.
 func (r *crashRun) checkResume(state memdev.State, dev *memdev.Device) {
 	r.t.Helper()
-	e, err := bow.TakeOver(dev, r.bs)
+	e, err := bow.TakeOver(dev, r.bs, nil)
 	if err != nil {
 		r.fatal("%s: resume: %v", state, err)
 	}

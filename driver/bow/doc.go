@@ -55,6 +55,9 @@
 // nobody knows (Stale), except for a small reserve (Spare): before the file system
 // writes there, a log block without it is durable.
 //
+// If only the process died, the memory that it shared with its successor tells that
+// too, and TakeOver carries on as if nothing had happened (Remember).
+//
 // # Invariants
 //
 //   - The blocks to be put back (Changed) were in use at the checkpoint; the

@@ -50,7 +50,7 @@ type Engine struct {
 	// No I/O happens under mu.
 	mu struct {
 		sync.Mutex
-		types    *rangemap.Map[Type]
+		types    *typeMap
 		locks    rangeLocks
 		place    placement
 		reserved *sync.Cond // waits for Reserved blocks to become something else
@@ -99,17 +99,28 @@ func (x extent) len() int64 { return x.end - x.start }
 // half-restored or to be rolled back, or one with other blocks. If dev has a log
 // that is damaged or of an unknown format, the error wraps that of package bowlog.
 func Open(dev blockdev.Device, blockSize int) (*Engine, error) {
-	return open(dev, blockSize, false)
+	return open(dev, blockSize, nil)
 }
 
 // TakeOver is Open for the successor of an engine that died while its user goes
-// on. It carries on with a checkpoint that is to be rolled back as well: that
-// comes when the user has let go of the device.
-func TakeOver(dev blockdev.Device, blockSize int) (*Engine, error) {
-	return open(dev, blockSize, true)
+// on. mem is the memory of that (Remember), and the engine goes on with it; nothing
+// may have changed on dev in between. Nil means that there is none, and what is
+// free is not known. Without an open checkpoint the state is Committed, whatever it
+// was.
+//
+// It carries on with a checkpoint that is to be rolled back as well: that comes
+// when the user has let go of the device.
+func TakeOver(dev blockdev.Device, blockSize int, mem []byte) (*Engine, error) {
+	old := newMemory(mem)
+	e, err := open(dev, blockSize, &old)
+	if err == nil {
+		e.Remember(mem)
+	}
+	return e, err
 }
 
-func open(dev blockdev.Device, blockSize int, inUse bool) (*Engine, error) {
+// open is Open, or TakeOver with the memory of the predecessor.
+func open(dev blockdev.Device, blockSize int, old *memory) (*Engine, error) {
 	size := dev.Size() &^ int64(blockSize-1)
 	switch {
 	case !blockdev.ValidBlockSize(blockSize):
@@ -128,14 +139,16 @@ func open(dev blockdev.Device, blockSize int, inUse bool) (*Engine, error) {
 	}
 	e := &Engine{dev: dev, blockSize: int64(blockSize)}
 	e.size.Store(size)
-	e.mu.types = rangemap.New(size/e.blockSize, Unchanged)
+	e.mu.types = &typeMap{Map: rangemap.New(size/e.blockSize, Unchanged)}
 	e.mu.reserved = sync.NewCond(&e.mu)
 	e.resetPlacementLocked()
 	e.log.engine = e
 	if log != nil {
-		if err := e.resume(log, inUse); err != nil {
+		if err := e.resume(log, old); err != nil {
 			return nil, fmt.Errorf("carrying on with a checkpoint: %w", err)
 		}
+	} else if old != nil {
+		e.recall(old)
 	}
 	return e, nil
 }

@@ -54,7 +54,7 @@ func TestRequestRollback(t *testing.T) {
 	if _, err := bow.Open(f.mem.Clone(), 512); !errors.Is(err, bow.ErrCheckpointOpen) {
 		t.Errorf("open: %v", err)
 	}
-	e, err := bow.TakeOver(f.mem.Clone(), 512)
+	e, err := bow.TakeOver(f.mem.Clone(), 512, nil)
 	f.must(err)
 	if s := e.Stats(); !s.RollbackRequested || s.Stale == 0 {
 		t.Errorf("taken over: %+v", s)
@@ -153,7 +153,7 @@ func TestCommitWhenFull(t *testing.T) {
 	id := f.engine.Stats().ID
 
 	// The policy is the checkpoint's, whoever carries on with it.
-	e, err := bow.TakeOver(f.mem, 512)
+	e, err := bow.TakeOver(f.mem, 512, nil)
 	f.must(err)
 	f.engine = e
 	if !e.Stats().CommitWhenFull {

@@ -31,6 +31,7 @@ type model struct {
 	kept      []byte // content at the checkpoint
 	inUse     []bool // by block: was in use at the checkpoint
 	history   []string
+	redone    func(*model) // after a death: the request that was under way
 }
 
 func newModel(t testing.TB, seed uint64, bs, blocks, unit int) *model {

@@ -18,14 +18,15 @@ import (
 // reserve: nobody but the log writes there. So the reserve can take backups at
 // once, and the rest when the file system says that it is free (MarkFree).
 //
-// inUse is set if the user of the device has never stopped.
-func (e *Engine) resume(head *bowlog.Block, inUse bool) error {
+// When only the process of another engine died, old is its memory, which tells that
+// as well.
+func (e *Engine) resume(head *bowlog.Block, old *memory) error {
 	switch {
 	case head.Ext == nil:
 		return fmt.Errorf("%w, which dm-bow made; restore it or roll it forward", ErrCheckpointOpen)
 	case head.Partial:
 		return fmt.Errorf("%w, which is half-restored; restore it", ErrCheckpointOpen)
-	case head.Ext.RollbackRequested && !inUse:
+	case head.Ext.RollbackRequested && old == nil:
 		return fmt.Errorf("%w, which is to be rolled back; restore it", ErrCheckpointOpen)
 	case head.BlockSize != int(e.blockSize):
 		return fmt.Errorf("%w with blocks of %d bytes, not %d", ErrCheckpointOpen, head.BlockSize, e.blockSize)
@@ -39,7 +40,7 @@ func (e *Engine) resume(head *bowlog.Block, inUse bool) error {
 	// Nobody else knows the engine yet.
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if err := e.readLogLocked(head); err != nil {
+	if err := e.readLogLocked(head, old); err != nil {
 		return fmt.Errorf("%s of %s: %w", head.Ext.Checkpoint, head.Ext.Opened.Format(time.RFC3339), err)
 	}
 	// Block 0 may be torn, and the log block the shadow.
@@ -51,8 +52,24 @@ func (e *Engine) resume(head *bowlog.Block, inUse bool) error {
 	return nil
 }
 
+// recall makes a new engine of a device without a checkpoint one in Committed that
+// knows what its predecessor knew to be free.
+func (e *Engine) recall(old *memory) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	types := e.mu.types
+	types.recall(*old, 1, types.Size())
+	types.Replace(func(t Type) Type {
+		if t == Free {
+			return Free
+		}
+		return Unchanged
+	})
+	e.setStateLocked(Committed)
+}
+
 // readLogLocked gives the blocks their types.
-func (e *Engine) readLogLocked(head *bowlog.Block) error {
+func (e *Engine) readLogLocked(head *bowlog.Block, old *memory) error {
 	types, perBlock := e.mu.types, uint64(e.blockSize/blockdev.SectorSize)
 	var held []extent
 	chain, err := bowlog.Walk(e.dev, head, func(s bowlog.Step) error {
@@ -76,7 +93,13 @@ func (e *Engine) readLogLocked(head *bowlog.Block) error {
 			start := int64(sector / perBlock)
 			held = append(held, extent{start: start, end: start + 1})
 		},
-		func(start, end int64) { types.Set(start, end, Stale) })
+		func(start, end int64) {
+			if old != nil && old.free != nil {
+				types.recall(*old, start, end)
+				return
+			}
+			types.Set(start, end, Stale)
+		})
 	if err != nil {
 		return err
 	}
@@ -86,7 +109,7 @@ func (e *Engine) readLogLocked(head *bowlog.Block) error {
 	}
 	e.setAllLocked(held, Backup)
 	for _, s := range head.Ext.Shadows {
-		if t := types.Get(int64(s / perBlock)).Value; t != Stale && t != Spare {
+		if t := types.Get(int64(s / perBlock)).Value; t != Stale && t != Spare && t != Free && t != Written {
 			return fmt.Errorf("%w: shadow at sector %d, which is %s", bowlog.ErrCorrupt, s, t)
 		}
 	}

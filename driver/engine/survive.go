@@ -18,9 +18,9 @@ import (
 // Keeper holds for each volume what the next process needs to take it over when
 // this one dies. It lives in another process.
 type Keeper interface {
-	// Keep holds note and a duplicate of the descriptor fd for the volume name,
+	// Keep holds note and duplicates of the descriptors fds for the volume name,
 	// instead of what it held before.
-	Keep(name string, note []byte, fd int) error
+	Keep(name string, note []byte, fds ...int) error
 
 	// Drop lets go of what is held for the volume name, if anything.
 	Drop(name string) error
@@ -30,7 +30,7 @@ type Keeper interface {
 type Kept struct {
 	Name string
 	Note []byte
-	FD   int
+	FDs  []int
 }
 
 // note is what a successor must know of a volume; see Kept.Note.
@@ -47,16 +47,16 @@ func (s *Server) keep(m *mapping.Mapping, o mapping.Options) (bool, error) {
 	if s.Keeper == nil {
 		return false, nil
 	}
-	h, fd, ok, err := m.Handover()
+	h, ok, err := m.Handover()
 	if err != nil || !ok {
 		return false, err
 	}
-	defer unix.Close(fd)
-	b, err := json.Marshal(note{Path: m.Path(), BlockSize: o.BlockSize, KeepAllocated: o.KeepAllocated, Export: h})
+	defer h.Close()
+	b, err := json.Marshal(note{Path: m.Path(), BlockSize: o.BlockSize, KeepAllocated: o.KeepAllocated, Export: h.Export})
 	if err != nil {
 		return false, err
 	}
-	if err := s.Keeper.Keep(o.Name, b, fd); err != nil {
+	if err := s.Keeper.Keep(o.Name, b, h.Conn, h.Memory); err != nil {
 		return false, fmt.Errorf("handing %s to the keeper: %w", m.Path(), err)
 	}
 	return true, nil
@@ -102,12 +102,17 @@ func (s *Server) takeOver(ctx context.Context, k Kept, v *volume, log *slog.Logg
 	ctx, cancel := context.WithTimeout(ctx, takeOverPatience)
 	defer cancel()
 	var n note
-	if err := json.Unmarshal(k.Note, &n); err != nil {
+	err := json.Unmarshal(k.Note, &n)
+	if err == nil && len(k.FDs) != 2 {
+		err = fmt.Errorf("%d descriptors, want 2", len(k.FDs))
+	}
+	if err != nil {
 		return errors.Join(fmt.Errorf("volume %q: what the keeper held: %w", k.Name, err), s.giveUp(k))
 	}
+	h := mapping.Handover{Export: n.Export, Conn: k.FDs[0], Memory: k.FDs[1]}
 	o := mapping.Options{Name: k.Name, BlockSize: n.BlockSize, KeepAllocated: n.KeepAllocated}
 	for {
-		m, err := mapping.TakeOver(ctx, n.Path, o, n.Export, k.FD)
+		m, err := mapping.TakeOver(ctx, n.Path, o, h)
 		if err == nil {
 			v.mapping.Store(&attachment{Mapping: m, since: time.Now(), survives: true})
 			log.Info("taken over", "path", n.Path, "device", m.Device(), "state", m.State(), "duration", time.Since(began))
@@ -129,5 +134,9 @@ func (s *Server) takeOver(ctx context.Context, k Kept, v *volume, log *slog.Logg
 // giveUp lets go of a volume that cannot be taken over. If its mapped device is
 // still there, its requests fail from now on.
 func (s *Server) giveUp(k Kept) error {
-	return errors.Join(unix.Close(k.FD), s.drop(k.Name))
+	var errs []error
+	for _, fd := range k.FDs {
+		errs = append(errs, unix.Close(fd))
+	}
+	return errors.Join(append(errs, s.drop(k.Name))...)
 }

@@ -15,11 +15,11 @@ import (
 const replyPatience = 10 * time.Second
 
 // Held is something that the keeper held when this process was started. The
-// descriptor belongs to who gets it.
+// descriptors belong to who gets it.
 type Held struct {
 	Name string
 	Note []byte
-	FD   int
+	FDs  []int
 }
 
 // Client is the child's end of the connection.
@@ -46,13 +46,13 @@ func Connect() (*Client, []Held, error) {
 	var all []Held
 	stop := false
 	for {
-		m, fd, err := receive(conn)
+		m, fds, err := receive(conn)
 		switch {
 		case err != nil:
 			closeAll(all)
 			return nil, nil, errors.Join(fmt.Errorf("connecting to the keeper: %w", err), conn.Close())
-		case m.Op == opHeld && fd >= 0:
-			all = append(all, Held{Name: m.Name, Note: m.Note, FD: fd})
+		case m.Op == opHeld:
+			all = append(all, Held{Name: m.Name, Note: m.Note, FDs: fds})
 			continue
 		case m.Op == opStop:
 			stop = true
@@ -73,7 +73,7 @@ func Connect() (*Client, []Held, error) {
 
 func closeAll(all []Held) {
 	for _, h := range all {
-		_ = unix.Close(h.FD)
+		closeFDs(h.FDs)
 	}
 }
 
@@ -81,10 +81,8 @@ func closeAll(all []Held) {
 func (c *Client) receive(stopping bool) {
 	defer close(c.gone)
 	for {
-		m, fd, err := receive(c.conn)
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
+		m, fds, err := receive(c.conn)
+		closeFDs(fds)
 		switch {
 		case err != nil:
 			return
@@ -100,23 +98,23 @@ func (c *Client) receive(stopping bool) {
 // Stopping is closed when the keeper asks this process to end.
 func (c *Client) Stopping() <-chan struct{} { return c.stopping }
 
-// Keep makes the keeper hold note and a duplicate of fd by that name, instead of
-// what it held before.
-func (c *Client) Keep(name string, note []byte, fd int) error {
-	return c.request(message{Op: opKeep, Name: name, Note: note}, fd)
+// Keep makes the keeper hold note and duplicates of fds, at most MaxFDs, by that
+// name, instead of what it held before.
+func (c *Client) Keep(name string, note []byte, fds ...int) error {
+	return c.request(message{Op: opKeep, Name: name, Note: note}, fds...)
 }
 
 // Drop makes the keeper let go of what it holds by that name, if anything.
 func (c *Client) Drop(name string) error {
-	return c.request(message{Op: opDrop, Name: name}, -1)
+	return c.request(message{Op: opDrop, Name: name})
 }
 
 var errGone = errors.New("the keeper is gone")
 
-func (c *Client) request(m message, fd int) error {
+func (c *Client) request(m message, fds ...int) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err := send(c.conn, m, fd); err != nil {
+	if err := send(c.conn, m, fds...); err != nil {
 		return err
 	}
 	select {

@@ -35,6 +35,9 @@ type message struct {
 // maxMessage is the size of the largest message, bytes.
 const maxMessage = 64 << 10
 
+// MaxFDs is the most descriptors that are held by one name.
+const MaxFDs = 8
+
 // fileConn makes a connection of the socket fd, which belongs to it.
 func fileConn(fd int) (*net.UnixConn, error) {
 	f := os.NewFile(uintptr(fd), "keeper")
@@ -51,18 +54,18 @@ func fileConn(fd int) (*net.UnixConn, error) {
 	return conn, nil
 }
 
-// send sends m, with a duplicate of the descriptor fd unless that is negative.
-func send(conn *net.UnixConn, m message, fd int) error {
+// send sends m, with duplicates of the descriptors fds.
+func send(conn *net.UnixConn, m message, fds ...int) error {
 	b, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
-	if len(b) > maxMessage {
-		return fmt.Errorf("message of %d bytes, at most %d are possible", len(b), maxMessage)
+	if len(b) > maxMessage || len(fds) > MaxFDs {
+		return fmt.Errorf("message of %d bytes with %d descriptors, at most %d and %d are possible", len(b), len(fds), maxMessage, MaxFDs)
 	}
 	var rights []byte
-	if fd >= 0 {
-		rights = unix.UnixRights(fd)
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
 	}
 	if _, _, err := conn.WriteMsgUnix(b, rights, nil); err != nil {
 		return fmt.Errorf("sending %q: %w", m.Op, err)
@@ -70,43 +73,44 @@ func send(conn *net.UnixConn, m message, fd int) error {
 	return nil
 }
 
-// receive returns the next message and the descriptor that came with it, or -1.
-func receive(conn *net.UnixConn) (m message, fd int, err error) {
+// receive returns the next message and the descriptors that came with it.
+func receive(conn *net.UnixConn) (m message, fds []int, err error) {
 	buf := make([]byte, maxMessage)
-	rights := make([]byte, unix.CmsgSpace(4))
+	rights := make([]byte, unix.CmsgSpace(4*MaxFDs))
 	n, nr, flags, _, err := conn.ReadMsgUnix(buf, rights)
 	if err != nil {
-		return m, -1, fmt.Errorf("receiving: %w", err)
+		return m, nil, fmt.Errorf("receiving: %w", err)
 	}
-	fd, err = descriptor(rights[:nr])
+	fds, err = descriptors(rights[:nr])
 	switch {
 	case err != nil:
-		return m, -1, fmt.Errorf("receiving: %w", err)
-	case n == 0 && fd < 0:
-		return m, -1, io.EOF
+	case n == 0 && len(fds) == 0:
+		return m, nil, io.EOF
 	case flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0:
-		err = errors.New("receiving: the message is too long")
+		err = errors.New("the message is too long")
 	default:
 		err = json.Unmarshal(buf[:n], &m)
 	}
-	if err != nil && fd >= 0 {
-		_ = unix.Close(fd)
-		fd = -1
+	if err != nil {
+		closeFDs(fds)
+		return m, nil, fmt.Errorf("receiving: %w", err)
 	}
-	return m, fd, err
+	return m, fds, nil
 }
 
-// descriptor is the descriptor in a control message, or -1 if there is none.
-func descriptor(rights []byte) (int, error) {
+// descriptors are the descriptors in a control message.
+func descriptors(rights []byte) ([]int, error) {
 	messages, err := unix.ParseSocketControlMessage(rights)
 	if err != nil || len(messages) == 0 {
-		return -1, err
+		return nil, err
 	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) == 0 {
-		return -1, err
+	return unix.ParseUnixRights(&messages[0])
+}
+
+func closeFDs(fds []int) {
+	for _, fd := range fds {
+		_ = unix.Close(fd)
 	}
-	return fds[0], nil
 }
 
 // ignoreDead is nil for the errors of a connection whose other end is dead.

@@ -63,7 +63,7 @@ const exitPatience = time.Second
 // held is what the keeper holds by one name.
 type held struct {
 	note []byte
-	fd   int
+	fds  []int
 }
 
 // keeper is a keeper that runs.
@@ -156,7 +156,7 @@ func (k *keeper) tellToStop(conn *net.UnixConn, served <-chan struct{}) {
 	select {
 	case <-served:
 	case <-k.Stop:
-		if err := send(conn, message{Op: opStop}, -1); err != nil {
+		if err := send(conn, message{Op: opStop}); err != nil {
 			k.Log.Error("asking the process that serves to end", "error", err)
 		}
 	}
@@ -167,32 +167,30 @@ func (k *keeper) tellToStop(conn *net.UnixConn, served <-chan struct{}) {
 func (k *keeper) serve(conn *net.UnixConn) error {
 	for _, name := range slices.Sorted(maps.Keys(k.held)) {
 		h := k.held[name]
-		if err := send(conn, message{Op: opHeld, Name: name, Note: h.note}, h.fd); err != nil {
+		if err := send(conn, message{Op: opHeld, Name: name, Note: h.note}, h.fds...); err != nil {
 			return ignoreDead(err)
 		}
 	}
-	if err := send(conn, message{Op: opReady}, -1); err != nil {
+	if err := send(conn, message{Op: opReady}); err != nil {
 		return ignoreDead(err)
 	}
 	for {
-		m, fd, err := receive(conn)
+		m, fds, err := receive(conn)
 		if err != nil {
 			return ignoreDead(err)
 		}
 		reply := message{Op: opDone}
 		switch {
-		case m.Op == opKeep && fd >= 0:
+		case m.Op == opKeep && len(fds) > 0:
 			k.drop(m.Name)
-			k.held[m.Name] = held{note: m.Note, fd: fd}
-		case m.Op == opDrop && fd < 0:
+			k.held[m.Name] = held{note: m.Note, fds: fds}
+		case m.Op == opDrop && len(fds) == 0:
 			k.drop(m.Name)
 		default:
-			if fd >= 0 {
-				_ = unix.Close(fd)
-			}
+			closeFDs(fds)
 			reply.Error = fmt.Sprintf("unknown request %q", m.Op)
 		}
-		if err := send(conn, reply, -1); err != nil {
+		if err := send(conn, reply); err != nil {
 			return ignoreDead(err)
 		}
 	}
@@ -200,7 +198,7 @@ func (k *keeper) serve(conn *net.UnixConn) error {
 
 func (k *keeper) drop(name string) {
 	if h, ok := k.held[name]; ok {
-		_ = unix.Close(h.fd)
+		closeFDs(h.fds)
 		delete(k.held, name)
 	}
 }

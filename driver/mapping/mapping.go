@@ -20,6 +20,7 @@ import (
 	"github.com/bowline-csi/bowline/driver/bow"
 	"github.com/bowline-csi/bowline/driver/export"
 	"github.com/bowline-csi/bowline/driver/export/fuse"
+	"golang.org/x/sys/unix"
 )
 
 // Mapping is an attached volume. Its methods may be called at the same time,
@@ -30,6 +31,7 @@ type Mapping struct {
 	export *fuse.Export
 	path   string
 	meter  *meter
+	memory *memory // nil without Handover
 }
 
 // Options say how to attach.
@@ -79,13 +81,24 @@ func Attach(ctx context.Context, path string, o Options) (*Mapping, error) {
 // by a process that is dead.
 const releasePatience = 10 * time.Second
 
+// Handover is what the process that takes a mapping over needs. The descriptors are
+// duplicates.
+type Handover struct {
+	Export fuse.Handover
+	Conn   int // descriptor of the connection of the export
+	Memory int // descriptor of what the engine knows
+}
+
+// Close closes the descriptors.
+func (h Handover) Close() error { return errors.Join(unix.Close(h.Conn), unix.Close(h.Memory)) }
+
 // TakeOver continues a mapping of a process that died, whose users have not been
-// told: o is what it was attached with, h and fd are of its export, see
-// fuse.TakeOver. It fails with export.ErrNotFound if the export has ended. If it
-// fails, fd is still the caller's, and it may be tried again.
-func TakeOver(ctx context.Context, path string, o Options, h fuse.Handover, fd int) (*Mapping, error) {
+// told: o is what it was attached with. It fails with export.ErrNotFound if the
+// export has ended. If it fails, it may be tried again; if not, it owns the
+// descriptors of h.
+func TakeOver(ctx context.Context, path string, o Options, h Handover) (*Mapping, error) {
 	// Before the device is touched, which may be somebody else's now.
-	if err := h.Check(); err != nil {
+	if err := h.Export.Check(); err != nil {
 		return nil, fmt.Errorf("taking over %s: %w", path, err)
 	}
 	dev, err := o.openReleased(ctx, path)
@@ -94,13 +107,19 @@ func TakeOver(ctx context.Context, path string, o Options, h fuse.Handover, fd i
 	}
 	// From here on nobody else does I/O: who held the device until now had it
 	// open as long as any of his requests lasted.
-	engine, err := bow.TakeOver(dev, o.BlockSize)
+	memory, err := openMemory(h.Memory)
 	if err != nil {
 		return nil, fmt.Errorf("taking over %s: %w", path, errors.Join(err, dev.Close()))
 	}
-	m := &Mapping{Engine: engine, dev: dev, path: path, meter: newMeter(engine)}
-	m.export, err = fuse.TakeOver(fd, m.meter, h)
+	engine, err := bow.TakeOver(dev, o.BlockSize, memory.mem)
 	if err != nil {
+		memory.unmap()
+		return nil, fmt.Errorf("taking over %s: %w", path, errors.Join(err, dev.Close()))
+	}
+	m := &Mapping{Engine: engine, dev: dev, path: path, meter: newMeter(engine), memory: memory}
+	m.export, err = fuse.TakeOver(h.Conn, m.meter, h.Export)
+	if err != nil {
+		memory.unmap()
 		return nil, fmt.Errorf("taking over %s: %w", path, errors.Join(err, engine.Close()))
 	}
 	return m, nil
@@ -138,15 +157,26 @@ func (m *Mapping) Export() export.Stats { return m.export.Stats() }
 // Latencies are those of all requests since the mapping began.
 func (m *Mapping) Latencies() []Latency { return m.meter.latencies() }
 
-// Handover is what a successor needs for TakeOver: the values of the export and a
-// new descriptor, which the caller closes. ok is false, and there is no
-// descriptor, if the kernel has no way for it.
-func (m *Mapping) Handover() (h fuse.Handover, fd int, ok bool, err error) {
+// Handover returns what a successor needs for TakeOver; the caller closes it. From
+// then on the engine keeps in mind what that needs to know. ok is false if the
+// kernel has no way for a successor. It is to be called once, before the mapping is
+// used.
+func (m *Mapping) Handover() (h Handover, ok bool, err error) {
 	if !m.export.CanResend() {
-		return fuse.Handover{}, -1, false, nil
+		return h, false, nil
 	}
-	fd, err = m.export.Duplicate()
-	return m.export.Handover(), fd, err == nil, err
+	if m.memory, err = newMemory(m.Size() / int64(m.BlockSize())); err != nil {
+		return h, false, err
+	}
+	m.Remember(m.memory.mem)
+	h.Export = m.export.Handover()
+	if h.Memory, err = unix.FcntlInt(uintptr(m.memory.fd), unix.F_DUPFD_CLOEXEC, 0); err != nil {
+		return h, false, fmt.Errorf("duplicating the memory for a successor: %w", err)
+	}
+	if h.Conn, err = m.export.Duplicate(); err != nil {
+		return h, false, errors.Join(err, unix.Close(h.Memory))
+	}
+	return h, true, nil
 }
 
 // Grow makes the mapped device as large as the backing device has become. It fails
@@ -168,7 +198,9 @@ func (m *Mapping) Close(ctx context.Context) error {
 	if err := m.export.Close(ctx); err != nil {
 		return fmt.Errorf("detaching %s: %w", m.path, err)
 	}
-	if err := errors.Join(m.Engine.Flush(), m.Engine.Close()); err != nil {
+	err := errors.Join(m.Engine.Flush(), m.Engine.Close())
+	m.memory.close()
+	if err != nil {
 		return fmt.Errorf("detaching %s: %w", m.path, err)
 	}
 	return nil

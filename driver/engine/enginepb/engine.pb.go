@@ -1083,8 +1083,8 @@ type Volume struct {
 	Free      int64                  `protobuf:"varint,7,opt,name=free,proto3" json:"free,omitempty"`  // usable for backups, as far as known
 	Open      *Open                  `protobuf:"bytes,8,opt,name=open,proto3" json:"open,omitempty"`   // only while a checkpoint is open
 	Ended     *Ended                 `protobuf:"bytes,9,opt,name=ended,proto3" json:"ended,omitempty"` // the last checkpoint that this process saw end
-	// When this process began to serve the volume. A process that took over from
-	// one that died knows less of the free space: see Open.stale.
+	// When this process began to serve the volume: when it was attached, or taken
+	// over from a process that died.
 	Since *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=since,proto3" json:"since,omitempty"`
 	// The process that serves the volume may die without an I/O error: a successor
 	// takes over.
@@ -1216,7 +1216,7 @@ type Open struct {
 	RollbackRequested bool                   `protobuf:"varint,11,opt,name=rollback_requested,json=rollbackRequested,proto3" json:"rollback_requested,omitempty"`
 	CommitWhenFull    bool                   `protobuf:"varint,12,opt,name=commit_when_full,json=commitWhenFull,proto3" json:"commit_when_full,omitempty"`
 	// Formerly free, and nobody knows whether it has been written since, because
-	// this process found the checkpoint on the volume. What of it is free is of use
+	// the volume was attached with an open checkpoint. What of it is free is of use
 	// for backups as soon as it is reported (MarkFree, or a discard).
 	Stale         int64 `protobuf:"varint,13,opt,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -1,0 +1,147 @@
+package bow
+
+import (
+	"github.com/bowline-csi/bowline/driver/bow/rangemap"
+)
+
+// What a successor of an engine cannot read off the device is which of the blocks
+// that were free have been written since. After a crash of the machine that is lost
+// (Stale). When only the process dies it need not be: memory that outlives it, and
+// that the engine keeps up to date, tells.
+//
+// The memory has two bits for each block, in its two halves:
+//
+//	free   set: Free, Spare or Reserved; nobody will miss the content, unless
+//	       the log names the block
+//	stale  set: Stale
+//
+// A bit is cleared before the write that makes it wrong, and a process can be
+// killed at any moment: whatever the memory says then was true a moment before,
+// and no request has made it wrong since.
+
+// MemorySize is the number of bytes that Remember needs for a device of so many
+// blocks.
+func MemorySize(blocks int64) int64 { return 2 * ((blocks + 7) / 8) }
+
+// Remember makes the engine keep in mem what its successor needs to know, see
+// TakeOver, from now on. mem has to outlive the process. If it is larger than
+// MemorySize, there is room for a device that grows; of blocks for which there is no
+// room, the successor will not know that they are free.
+func (e *Engine) Remember(mem []byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.types.memory = newMemory(mem)
+	e.mu.types.rememberAll()
+}
+
+// memory is what a successor is told.
+type memory struct{ free, stale bitmap }
+
+func newMemory(mem []byte) memory {
+	half := len(mem) / 2
+	return memory{free: mem[:half], stale: mem[half : 2*half]}
+}
+
+// typeMap is the types of all blocks, for those after us as well.
+type typeMap struct {
+	*rangemap.Map[Type]
+	memory memory
+}
+
+// Set gives the blocks [start, end) the type t.
+func (m *typeMap) Set(start, end int64, t Type) {
+	m.Map.Set(start, end, t)
+	m.remember(start, end, t)
+}
+
+// Replace gives every block the type that f returns for its type.
+func (m *typeMap) Replace(f func(Type) Type) {
+	m.Map.Replace(f)
+	m.rememberAll()
+}
+
+func (m *typeMap) remember(start, end int64, t Type) {
+	m.memory.free.set(start, end, t == Free || t == Spare || t == Reserved)
+	m.memory.stale.set(start, end, t == Stale)
+}
+
+func (m *typeMap) rememberAll() {
+	if m.memory.free == nil {
+		return
+	}
+	for x := range m.Extents(0, m.Size()) {
+		m.remember(x.Start, x.End, x.Value)
+	}
+}
+
+// recall gives the blocks [start, end), of which nothing else is known than that
+// they were free once, the types that the predecessor's memory tells.
+func (m *typeMap) recall(old memory, start, end int64) {
+	for at := start; at < end; {
+		free, n := old.free.run(at, end)
+		if free {
+			m.Set(at, n, Free)
+			at = n
+			continue
+		}
+		stale, n := old.stale.run(at, n)
+		if stale {
+			m.Set(at, n, Stale)
+		} else {
+			m.Set(at, n, Written)
+		}
+		at = n
+	}
+}
+
+// bitmap has a bit for each block; those behind its end are not set.
+type bitmap []byte
+
+// set sets or clears the bits [start, end).
+func (b bitmap) set(start, end int64, on bool) {
+	end = min(end, int64(len(b))*8)
+	for start < end {
+		i, from := start/8, start%8
+		n := min(8-from, end-start)
+		mask := byte((1<<n - 1) << from)
+		old := b[i]
+		now := old &^ mask
+		if on {
+			now = old | mask
+		}
+		if now != old { // memory that was never touched does not exist
+			b[i] = now
+		}
+		start += n
+	}
+}
+
+// run returns the bit at start, and where the bits that are like it end, at end at
+// the latest.
+func (b bitmap) run(start, end int64) (on bool, stop int64) {
+	limit := min(end, int64(len(b))*8)
+	if start >= limit {
+		return false, end
+	}
+	on = b.get(start)
+	whole := byte(0)
+	if on {
+		whole = 0xff
+	}
+	for stop = start + 1; stop < limit; {
+		if stop%8 == 0 && stop+8 <= limit && b[stop/8] == whole {
+			stop += 8
+			continue
+		}
+		if b.get(stop) != on {
+			return on, stop
+		}
+		stop++
+	}
+	if !on {
+		stop = end
+	}
+	return on, stop
+}
+
+func (b bitmap) get(i int64) bool { return b[i/8]&(1<<(i%8)) != 0 }
