@@ -2,6 +2,7 @@ package node
 
 import (
 	"github.com/bowline-csi/bowline/api/v1alpha1"
+	"k8s.io/apimachinery/pkg/api/meta"
 )
 
 // action is something to do to a volume.
@@ -112,7 +113,9 @@ func tooSmall(c *v1alpha1.VolumeCheckpoint, open *Checkpoint) bool {
 	return least != nil && open.Measured && !reported(c) && open.Free < least.Value()
 }
 
-// spaceLow tells whether a checkpoint has little space left for backups.
+// spaceLow tells whether a checkpoint has little space left for backups. Once it
+// has, it takes a quarter more than the limit to have enough again, so that what
+// hovers there is not reported for ever.
 func spaceLow(c *v1alpha1.VolumeCheckpoint, open *Checkpoint) bool {
 	var limit int64
 	if least := c.Spec.MinimumFree; least != nil {
@@ -121,6 +124,9 @@ func spaceLow(c *v1alpha1.VolumeCheckpoint, open *Checkpoint) bool {
 		// What is not free any more was taken by backups, or by the file system
 		// for what was written into free space.
 		limit = (open.Free + max(open.Changed, open.BackedUp)) / 10
+	}
+	if meta.IsStatusConditionTrue(c.Status.Conditions, v1alpha1.ConditionSpaceLow) {
+		limit += limit / 4
 	}
 	return open.OutOfSpace || open.Free < limit
 }

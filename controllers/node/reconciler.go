@@ -26,6 +26,11 @@ const (
 	// large file system that is not warm takes longest.
 	actionLimit = 10 * time.Minute
 
+	// lookInterval is how often an open checkpoint is looked at, which costs a
+	// question to the engine: what happens there by itself, such as running out of
+	// space, nobody tells.
+	lookInterval = 3 * time.Second
+
 	// factsInterval is how often the amounts of an open checkpoint are reported
 	// if they change, and progressInterval those of a rollback.
 	factsInterval    = 30 * time.Second
@@ -210,6 +215,8 @@ func (r *reconciler) again(status *v1alpha1.VolumeCheckpointStatus, o outcome) (
 		return reconcile.Result{}, nil // the write comes back by the cache
 	case o.err == nil && o.facts.Open != nil && o.facts.Open.State == RollingBack:
 		after = progressInterval
+	case o.err == nil && o.facts.Open != nil:
+		after = jitter(lookInterval)
 	case o.err == nil:
 	case errors.Is(o.err, ErrBusy):
 		after = time.Second

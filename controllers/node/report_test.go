@@ -30,6 +30,10 @@ var reportTests = []struct {
 		v1alpha1.PhaseCheckpointed, "Checkpointed=True/Open SpaceLow=True/BelowMinimum", "the checkpoint is dropped"},
 	{"below minimum", []change{wasOpened, minimumFree(9 * gib)}, outcome{facts: inState(testUID, Open)},
 		v1alpha1.PhaseCheckpointed, "Checkpointed=True/Open SpaceLow=True/BelowMinimum", "9Gi"},
+	{"hardly enough again", []change{wasOpened, wasLow, minimumFree(7 * gib)}, outcome{facts: inState(testUID, Open)},
+		v1alpha1.PhaseCheckpointed, "Checkpointed=True/Open SpaceLow=True/BelowMinimum", ""},
+	{"enough again", []change{wasOpened, wasLow, minimumFree(6 * gib)}, outcome{facts: inState(testUID, Open)},
+		v1alpha1.PhaseCheckpointed, "Checkpointed=True/Open SpaceLow=False/EnoughSpace", ""},
 	{"full", []change{wasOpened}, outcome{facts: with(inState(testUID, Open), func(c *Checkpoint) { c.OutOfSpace = true })},
 		v1alpha1.PhaseCheckpointed, "Checkpointed=True/Open SpaceLow=True/OutOfSpace", "Delete files"},
 	{"not in use", []change{wasOpened}, outcome{facts: with(inState(testUID, Open), notMeasured)},
@@ -111,6 +115,11 @@ func restoring(done, total int64, err error) Facts {
 
 func commitWhenFull(c *v1alpha1.VolumeCheckpoint) {
 	c.Spec.OutOfSpacePolicy = v1alpha1.OutOfSpaceCommit
+}
+
+func wasLow(c *v1alpha1.VolumeCheckpoint) {
+	c.Status.Conditions = append(c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionSpaceLow,
+		Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonBelowMinimum, LastTransitionTime: metav1.Time{Time: opened}})
 }
 
 func wasDamaged(c *v1alpha1.VolumeCheckpoint) {

@@ -24,13 +24,6 @@ import (
 
 func TestMain(m *testing.M) { apiserver.Main(m) }
 
-// nodeRules are those of the package comment: the tests run with them.
-var nodeRules = []rbacv1.PolicyRule{
-	{APIGroups: []string{"bowline.dev"}, Resources: []string{"volumecheckpoints"}, Verbs: []string{"list", "watch"}},
-	{APIGroups: []string{"bowline.dev"}, Resources: []string{"volumecheckpoints/status"}, Verbs: []string{"patch"}},
-	{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list"}},
-}
-
 // fixture is an API server, of which a test is the administrator, the user and
 // the controller.
 type fixture struct {
@@ -54,7 +47,7 @@ func newFixture(t *testing.T) *fixture {
 	}
 	f := &fixture{Client: c, api: rest.CopyConfig(admin), namespace: apiserver.Namespace(t), node: "node-" + rand.String(5)}
 	user := "node-of-" + f.namespace
-	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: user}, Rules: nodeRules}
+	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: user}, Rules: Access()}
 	binding := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: user},
 		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: user},
 		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: user}}}
