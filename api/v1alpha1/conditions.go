@@ -49,6 +49,15 @@ const (
 	ReasonNeverOpened       = "NeverOpened"       // it was created as RolledBack or Committed, or decided before it was opened
 )
 
+// Reasons of Accepted and Failed that only groups have.
+const (
+	ReasonNoClaims      = "NoClaims"      // (waits) no claim has the labels, yet
+	ReasonTooManyClaims = "TooManyClaims" // more than a group may have
+	ReasonNameTaken     = "NameTaken"     // a VolumeCheckpoint that is not of the group has the name of a member's
+	ReasonMemberFailed  = "MemberFailed"  // the checkpoint of a member cannot be opened, or not be rolled back
+	ReasonTooSlow       = "TooSlow"       // not all members were ready in time
+)
+
 // Reasons of PodsReleased.
 const (
 	ReasonPodsGone         = "PodsGone"

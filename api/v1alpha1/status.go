@@ -138,9 +138,11 @@ type Decision struct {
 	// +required
 	Reason string `json:"reason"`
 
+	// Why, for people.
 	// +optional
 	Message string `json:"message,omitempty"`
 
+	// When it was decided.
 	// +required
 	Time metav1.Time `json:"time"`
 }

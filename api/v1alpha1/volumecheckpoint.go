@@ -5,14 +5,15 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// A VolumeCheckpoint opens a checkpoint on the volume of a claim while it is in
-// use. From then on the old content of whatever is overwritten is kept in the
-// free space of the volume's file system. Setting spec.desiredState to Committed
-// drops it, at once; setting it to RolledBack gives the volume the content of the
-// checkpoint again, in place: same claim, same volume.
+// A VolumeCheckpoint opens a checkpoint on the volume of a claim while it
+// is in use. From then on the old content of whatever is overwritten is
+// kept in the free space of the volume's file system. Setting
+// spec.desiredState to Committed drops it, at once; setting it to
+// RolledBack gives the volume the content of the checkpoint again, in
+// place: same claim, same volume.
 //
-// A volume has one open checkpoint at a time. Deleting an open one commits it;
-// deleting one that is being rolled back waits for the rollback.
+// A volume has one open checkpoint at a time. Deleting an open one commits
+// it; deleting one that is being rolled back waits for the rollback.
 //
 // `kubectl wait` works for each step:
 // kubectl wait volumecheckpoint/NAME --for=condition=Checkpointed
@@ -26,6 +27,7 @@ import (
 // +kubebuilder:printcolumn:name="Free for backups",type=string,JSONPath=`.status.freeForBackups`
 // +kubebuilder:printcolumn:name="Backed up",type=string,JSONPath=`.status.backedUp`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Accepted",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Accepted")].reason`
 // +kubebuilder:printcolumn:name="Desired",type=string,priority=1,JSONPath=`.spec.desiredState`
 // +kubebuilder:printcolumn:name="Decision",type=string,priority=1,JSONPath=`.status.decision.reason`
 // +kubebuilder:printcolumn:name="Volume",type=string,priority=1,JSONPath=`.status.volumeName`
@@ -217,6 +219,7 @@ type WorkloadRef struct {
 	// +required
 	Kind WorkloadKind `json:"kind"`
 
+	// Its name.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253

@@ -2,14 +2,16 @@ package v1alpha1
 
 import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-// A VolumeCheckpointGroup opens checkpoints on all claims that a selector finds,
-// at one instant: all volumes are frozen before the first checkpoint is opened,
-// and either all get one or none does. They may be on different nodes. It makes a
-// VolumeCheckpoint for each claim, and one desired state holds for all.
+// A VolumeCheckpointGroup opens checkpoints on all claims that a selector
+// finds, at one instant: all volumes are frozen before the first checkpoint
+// is opened, and either all get one or none does. They may be on different
+// nodes. It makes a VolumeCheckpoint for each claim, and one desired state
+// holds for all.
 //
 // The claims are those that match when all of them are bound and the group
-// begins; claims made later do not belong to it. Deleting a group commits its
-// checkpoints.
+// begins; claims made later do not belong to it. Deleting a group commits
+// its checkpoints. If one of them ends by itself, the others are committed
+// as well.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -117,9 +119,11 @@ type GroupMember struct {
 	// +required
 	Checkpoint string `json:"checkpoint"`
 
+	// Phase of the checkpoint.
 	// +optional
 	Phase Phase `json:"phase,omitempty"`
 
+	// The node that has the volume.
 	// +optional
 	NodeName string `json:"nodeName,omitempty"`
 }

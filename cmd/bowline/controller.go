@@ -155,14 +155,12 @@ func (o *controllerOptions) manager(ctx context.Context, log *slog.Logger) (ctrl
 			return nil, err
 		}
 	}
-	checkpoints := &checkpoint.Reconciler{
-		Client: m.GetClient(), Live: m.GetAPIReader(), Now: time.Now, Log: log,
-		Events: &checkpoint.Events{Client: m.GetClient(), Instance: instance, Log: log},
-	}
+	events := &checkpoint.Events{Client: m.GetClient(), Instance: instance, Log: log}
+	checkpoints := &checkpoint.Reconciler{Client: m.GetClient(), Live: m.GetAPIReader(), Events: events, Now: time.Now, Log: log}
 	if err := checkpoints.SetUp(ctx, m); err != nil {
 		return nil, fmt.Errorf("setting up the controller of checkpoints: %w", err)
 	}
-	groups := &group.Reconciler{Client: m.GetClient(), Live: m.GetAPIReader(), Now: time.Now, Log: log}
+	groups := &group.Reconciler{Client: m.GetClient(), Live: m.GetAPIReader(), Events: events, Now: time.Now, Log: log}
 	if err := groups.SetUp(m); err != nil {
 		return nil, fmt.Errorf("setting up the controller of groups: %w", err)
 	}

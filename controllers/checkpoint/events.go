@@ -41,6 +41,18 @@ type Events struct {
 	}
 }
 
+// TellOfGroup writes an event about a group, unless it was written already; at is
+// when it happened.
+func (e *Events) TellOfGroup(ctx context.Context, now time.Time, g *v1alpha1.VolumeCheckpointGroup, kind, reason, action, note string, at metav1.Time) {
+	e.tell(ctx, now, event{
+		namespace: g.Namespace, kind: kind, reason: reason, action: action, note: note, key: reason, at: at.Time,
+		object: corev1.ObjectReference{
+			APIVersion: v1alpha1.SchemeGroupVersion.String(), Kind: v1alpha1.KindVolumeCheckpointGroup,
+			Namespace: g.Namespace, Name: g.Name, UID: g.UID,
+		},
+	})
+}
+
 // stale is the age from which on something is no news: it was told by another
 // leader, whose event may have expired.
 const stale = 30 * time.Minute

@@ -22,15 +22,6 @@ const (
 	switchTime  = 30 * time.Second
 )
 
-// Reasons of conditions that only groups have.
-const (
-	reasonNoClaims     = "NoClaims" // (waits) no claim has the labels
-	reasonTooMany      = "TooManyClaims"
-	reasonMemberFailed = "MemberFailed" // a member's checkpoint cannot be opened or rolled back
-	reasonTooSlow      = "TooSlow"      // not all members were ready in time
-	reasonNameTaken    = "NameTaken"    // a VolumeCheckpoint that is not of the group has the name of a member's
-)
-
 // An observation is what one reconciliation has found.
 type observation struct {
 	group *v1alpha1.VolumeCheckpointGroup
@@ -122,12 +113,12 @@ func (d *decider) begin() {
 	}
 	switch {
 	case len(d.claims) == 0:
-		wait(reasonNoClaims, "no claim in this namespace has the labels of the selector, yet")
+		wait(v1alpha1.ReasonNoClaims, "no claim in this namespace has the labels of the selector, yet")
 		return
 	case len(d.claims) > mostMembers:
 		message := fmt.Sprintf("%d claims have the labels of the selector; a group has at most %d", len(d.claims), mostMembers)
-		wait(reasonTooMany, message)
-		d.fail(reasonTooMany, message)
+		wait(v1alpha1.ReasonTooManyClaims, message)
+		d.fail(v1alpha1.ReasonTooManyClaims, message)
 		return
 	case len(unbound) > 0:
 		wait(v1alpha1.ReasonClaimNotBound, "not bound yet, or being deleted: "+list(unbound))
@@ -273,7 +264,7 @@ func (d *decider) advance() {
 // hopeless says why not all members will have a checkpoint, "" if they may.
 func (d *decider) hopeless() (reason, why string) {
 	if len(d.taken) > 0 {
-		return reasonNameTaken, "there are checkpoints that are not of this group with the names of its members': " + list(d.taken)
+		return v1alpha1.ReasonNameTaken, "there are checkpoints that are not of this group with the names of its members': " + list(d.taken)
 	}
 	for _, m := range d.status.Members {
 		c := d.checkpoints[m.Claim]
@@ -287,7 +278,7 @@ func (d *decider) hopeless() (reason, why string) {
 				message = f.Message
 			}
 		}
-		return reasonMemberFailed, fmt.Sprintf("the checkpoint of claim %q cannot be opened: %s", m.Claim, message)
+		return v1alpha1.ReasonMemberFailed, fmt.Sprintf("the checkpoint of claim %q cannot be opened: %s", m.Claim, message)
 	}
 	limit := map[v1alpha1.Step]time.Duration{v1alpha1.StepFreeze: freezeTime, v1alpha1.StepSwitch: switchTime}[d.group.Status.Step]
 	if limit == 0 || d.group.Status.StepTime == nil {
@@ -302,13 +293,23 @@ func (d *decider) hopeless() (reason, why string) {
 	var late []string
 	for _, m := range d.status.Members {
 		if m.Phase != want {
-			late = append(late, m.Claim)
+			late = append(late, d.why(m))
 		}
 	}
 	if len(late) == 0 {
 		return "", ""
 	}
-	return reasonTooSlow, fmt.Sprintf("not %s after %v: %s", want, limit, list(late))
+	return v1alpha1.ReasonTooSlow, fmt.Sprintf("not %s after %v: %s", want, limit, list(late))
+}
+
+// why names the claim of a member that is late, and the reason if there is one.
+func (d *decider) why(m v1alpha1.GroupMember) string {
+	if c := d.checkpoints[m.Claim]; c != nil {
+		if o := c.Condition(v1alpha1.ConditionCheckpointed); o != nil && o.Reason != v1alpha1.ReasonPending && o.Reason != v1alpha1.ReasonOpen {
+			return m.Claim + " (" + o.Reason + ")"
+		}
+	}
+	return m.Claim
 }
 
 func (d *decider) all(holds func(*v1alpha1.VolumeCheckpoint) bool) bool {

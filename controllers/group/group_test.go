@@ -34,14 +34,12 @@ type group struct {
 func newGroup(t *testing.T) *group {
 	t.Helper()
 	f := fixture.New(t, func(ctx context.Context, m ctrl.Manager, now func() time.Time, log *slog.Logger) error {
-		checkpoints := &checkpoint.Reconciler{
-			Client: m.GetClient(), Live: m.GetAPIReader(), Now: now, Log: log,
-			Events: &checkpoint.Events{Client: m.GetClient(), Instance: "test", Log: log},
-		}
+		events := &checkpoint.Events{Client: m.GetClient(), Instance: "test", Log: log}
+		checkpoints := &checkpoint.Reconciler{Client: m.GetClient(), Live: m.GetAPIReader(), Events: events, Now: now, Log: log}
 		if err := checkpoints.SetUp(ctx, m); err != nil {
 			return err
 		}
-		r := &Reconciler{Client: m.GetClient(), Live: m.GetAPIReader(), Now: now, Log: log}
+		r := &Reconciler{Client: m.GetClient(), Live: m.GetAPIReader(), Events: events, Now: now, Log: log}
 		return r.SetUp(m)
 	})
 	return &group{f, &nodes{Fixture: f, refuse: make(map[string]v1alpha1.Step)}}
@@ -231,6 +229,7 @@ func TestTogether(t *testing.T) {
 			if i := g.nodes.first(v1alpha1.PhaseCheckpointed); g.nodes.frozenBefore(i) != 3 {
 				t.Errorf("a checkpoint was opened before all were frozen: %v", g.nodes.history)
 			}
+			g.WantEvents("all", v1alpha1.EventCheckpointOpened)
 			test.end(g)
 			if test.gone {
 				g.waitGone()
@@ -262,9 +261,10 @@ func TestNone(t *testing.T) {
 			g.create(v1alpha1.CheckpointPolicy{})
 			found := g.waitPhase(v1alpha1.PhaseFailed)
 			f := meta.FindStatusCondition(found.Status.Conditions, v1alpha1.ConditionFailed)
-			if f == nil || f.Reason != reasonMemberFailed {
+			if f == nil || f.Reason != v1alpha1.ReasonMemberFailed {
 				t.Errorf("conditions %+v", found.Status.Conditions)
 			}
+			g.WantEvents("all", v1alpha1.EventCheckpointFailed)
 			for _, m := range found.Status.Members {
 				if c := g.Get(m.Checkpoint); c.OnVolume() {
 					t.Errorf("claim %s has a checkpoint: %+v", m.Claim, c.Status)
@@ -284,7 +284,7 @@ func TestWaits(t *testing.T) {
 	g.create(v1alpha1.CheckpointPolicy{})
 	g.wait("waited for claims", func(found *v1alpha1.VolumeCheckpointGroup) bool {
 		a := meta.FindStatusCondition(found.Status.Conditions, v1alpha1.ConditionAccepted)
-		return a != nil && a.Reason == reasonNoClaims
+		return a != nil && a.Reason == v1alpha1.ReasonNoClaims
 	})
 	g.label(g.Claim("data-0").Name)
 	g.wait("waited for the binding", func(found *v1alpha1.VolumeCheckpointGroup) bool {

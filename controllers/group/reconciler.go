@@ -31,6 +31,7 @@ import (
 type Reconciler struct {
 	Client client.Client // reads groups and checkpoints from a cache
 	Live   client.Reader // reads claims and workloads from the API server
+	Events *checkpoint.Events
 	Now    func() time.Time
 	Log    *slog.Logger
 }
@@ -78,6 +79,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, request reconcile.Request) (
 }
 
 func (r *Reconciler) reconcile(ctx context.Context, g *v1alpha1.VolumeCheckpointGroup) (time.Duration, error) {
+	r.announce(ctx, g)
 	o, err := r.observe(ctx, g)
 	if err != nil {
 		return 0, err

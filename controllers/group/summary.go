@@ -92,7 +92,7 @@ func (d *decider) summarize() {
 		d.set(v1alpha1.ConditionRolledBack, false, v1alpha1.ReasonRestoring, of(count(v1alpha1.ConditionRolledBack))+" volumes are rolled back")
 	case v1alpha1.PhaseFailed:
 		if !aborted {
-			d.set(v1alpha1.ConditionFailed, true, reasonMemberFailed, "not all members ended as they should; their own conditions say why")
+			d.set(v1alpha1.ConditionFailed, true, v1alpha1.ReasonMemberFailed, "not all members ended as they should; their own conditions say why")
 		}
 	}
 	d.summarizeSpace()
