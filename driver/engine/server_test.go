@@ -3,6 +3,8 @@ package engine_test
 import (
 	"context"
 	"errors"
+	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,6 +24,12 @@ import (
 // end nothing of it may be left.
 func startEngine(t *testing.T) enginepb.EngineClient {
 	t.Helper()
+	return startServer(t, engine.NewServer())
+}
+
+// startServer is startEngine with a server that is made already.
+func startServer(t *testing.T, s *engine.Server) enginepb.EngineClient {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, for FUSE and loop devices")
 	}
@@ -30,7 +38,7 @@ func startEngine(t *testing.T) enginepb.EngineClient {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, g := engine.NewServer(), grpc.NewServer()
+	g := grpc.NewServer(engine.LogCalls(slog.New(slog.NewTextHandler(io.Discard, nil)))...)
 	s.Register(g)
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(l) }()
