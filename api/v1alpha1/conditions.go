@@ -60,10 +60,11 @@ const (
 
 // Reasons of PodsReleased.
 const (
-	ReasonPodsGone         = "PodsGone"
-	ReasonEvicting         = "Evicting"         // evictions are accepted, pods terminate
-	ReasonDisruptionBudget = "DisruptionBudget" // a PodDisruptionBudget refuses the eviction now; it is tried again
-	ReasonEvictionFailed   = "EvictionFailed"   // the API server refuses it for another reason; it is tried again
+	ReasonPodsGone          = "PodsGone"
+	ReasonEvicting          = "Evicting"          // evictions are accepted, pods terminate
+	ReasonDisruptionBudget  = "DisruptionBudget"  // a PodDisruptionBudget refuses the eviction now; it is tried again
+	ReasonWorkloadUnchanged = "WorkloadUnchanged" // the workload still has the version whose rollout failed: evicted pods would be made of it again
+	ReasonEvictionFailed    = "EvictionFailed"    // the API server refuses it for another reason; it is tried again
 )
 
 // Reasons of decisions.

@@ -162,6 +162,10 @@ type Verification struct {
 	// +optional
 	StartTime *metav1.Time `json:"startTime,omitempty"`
 
+	// Revision of its pod template whose rollout failed.
+	// +optional
+	FailedRevision string `json:"failedRevision,omitempty"`
+
 	// What the rollout looks like, for people.
 	// +optional
 	Message string `json:"message,omitempty"`

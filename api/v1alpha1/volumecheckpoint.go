@@ -121,8 +121,10 @@ type CheckpointPolicy struct {
 	// committed. When a Deployment exceeds its progress deadline, or the timeout
 	// passes, it is rolled back.
 	//
-	// The volume is rolled back, the workload is not: unless its template is
-	// reverted as well, its pods start the same version again on the old content.
+	// The volume is rolled back, the workload is not: its template has to be
+	// reverted, too, or the version that failed starts again on the old content.
+	// So podPolicy Evict evicts no pods after a failed rollout until the template
+	// is another one.
 	// +optional
 	Verify *Verify `json:"verify,omitempty"`
 }

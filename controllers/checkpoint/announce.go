@@ -66,7 +66,8 @@ func news(c *v1alpha1.VolumeCheckpoint) (everyone, own []event) {
 					fmt.Sprintf("checkpoint %q of claim %q: %s", c.Name, claim, note)))
 			}
 		case v1alpha1.ConditionPodsReleased:
-			if condition.Reason == v1alpha1.ReasonDisruptionBudget || condition.Reason == v1alpha1.ReasonEvictionFailed {
+			switch condition.Reason {
+			case v1alpha1.ReasonDisruptionBudget, v1alpha1.ReasonEvictionFailed, v1alpha1.ReasonWorkloadUnchanged:
 				own = append(own, about(t, warning, v1alpha1.EventEvictionBlocked, "Evict", note))
 			}
 		case v1alpha1.ConditionFailed:

@@ -154,8 +154,12 @@ func TestVerifyRollsBack(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	d := f.Deployment()
-	f.Accepted(v1alpha1.CheckpointPolicy{Verify: &v1alpha1.Verify{WorkloadRef: v1alpha1.WorkloadRef{Kind: v1alpha1.WorkloadDeployment, Name: d.Name}}})
+	f.Accepted(v1alpha1.CheckpointPolicy{
+		Verify:   &v1alpha1.Verify{WorkloadRef: v1alpha1.WorkloadRef{Kind: v1alpha1.WorkloadDeployment, Name: d.Name}},
+		Rollback: &v1alpha1.RollbackPolicy{PodPolicy: v1alpha1.PodPolicyEvict},
+	})
 	f.NodeWrites("before", f.Open())
+	pod := f.Pod("db-0", "data")
 	d.Spec.Template.Spec.Containers[0].Image = "db:broken"
 	f.Update(d)
 	d.Status.ObservedGeneration = d.Generation
@@ -166,6 +170,20 @@ func TestVerifyRollsBack(t *testing.T) {
 	c := f.Wait("before", "is decided", func(c *v1alpha1.VolumeCheckpoint) bool { return c.Status.Decision != nil })
 	if d := c.Status.Decision; d.DesiredState != v1alpha1.RolledBack || d.Reason != v1alpha1.ReasonVerifyTimeout {
 		t.Errorf("decision %+v", d)
+	}
+
+	// The version that failed is not started again on the old content.
+	f.MarkRollback("before")
+	f.WaitReason("before", v1alpha1.ConditionPodsReleased, v1alpha1.ReasonWorkloadUnchanged)
+	if !f.Exists(pod) {
+		t.Error("a pod of the version that failed was evicted")
+	}
+	f.WantEvents("before", v1alpha1.EventEvictionBlocked)
+	d.Spec.Template.Spec.Containers[0].Image = "db:1"
+	f.Update(d)
+	f.WaitReason("before", v1alpha1.ConditionPodsReleased, v1alpha1.ReasonPodsGone)
+	if f.Exists(pod) {
+		t.Error("the pod is still there")
 	}
 }
 
@@ -300,10 +318,7 @@ func TestEvict(t *testing.T) {
 	pod, bystander := f.Pod("db-0", "data"), f.Pod("web-0", "other")
 
 	f.Change("before", func(c *v1alpha1.VolumeCheckpoint) { c.Spec.DesiredState = v1alpha1.RolledBack })
-	s := f.At(v1alpha1.PhaseRollbackPending, fixture.Is(v1alpha1.ConditionCheckpointed, v1alpha1.ReasonOpen), fixture.IsNot(v1alpha1.ConditionRolledBack, v1alpha1.ReasonWaitingForPods))
-	now := metav1.NewTime(f.Now())
-	s.Rollback = &v1alpha1.RollbackProgress{StartTime: &now}
-	f.NodeWrites("before", s)
+	now := f.MarkRollback("before")
 	f.WaitReason("before", v1alpha1.ConditionPodsReleased, v1alpha1.ReasonDisruptionBudget)
 	if f.Exists(pod) == false {
 		t.Fatal("the pod was evicted in spite of its budget")

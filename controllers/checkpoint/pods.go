@@ -79,6 +79,11 @@ func (r *Reconciler) release(ctx context.Context, o observation, out *outcome) e
 		tell(true, v1alpha1.ReasonPodsGone, "")
 		return nil
 	}
+	if held, message, err := r.held(ctx, o); err != nil || held {
+		tell(false, v1alpha1.ReasonWorkloadUnchanged, message)
+		out.again = soonest(out.again, verifyInterval)
+		return err
+	}
 	var blocked, going []string
 	var failed []error
 	for i := range pods {
@@ -112,6 +117,26 @@ func (r *Reconciler) release(ctx context.Context, o observation, out *outcome) e
 		tell(false, v1alpha1.ReasonEvicting, "pods are terminating: "+strings.Join(going, ", "))
 	}
 	return nil
+}
+
+// held says whether evicted pods would be made again of the version whose failed
+// rollout led to the rollback, and start it on the old content. There would be
+// no checkpoint then to save that from it.
+func (r *Reconciler) held(ctx context.Context, o observation) (bool, string, error) {
+	policyOf, decision, known := o.checkpoint.Spec.Verify, o.checkpoint.Status.Decision, o.checkpoint.Status.Verification
+	if g := o.group; g != nil {
+		policyOf, decision, known = g.Spec.Verify, g.Status.Decision, g.Status.Verification
+	}
+	if policyOf == nil || decision == nil || (decision.Reason != v1alpha1.ReasonRolloutFailed && decision.Reason != v1alpha1.ReasonVerifyTimeout) {
+		return false, "", nil
+	}
+	ref := policyOf.WorkloadRef
+	w, err := Rollout(ctx, r.Live, o.checkpoint.Namespace, ref)
+	if err != nil || !policy.StillFailed(known, w) {
+		return false, "", err
+	}
+	return true, fmt.Sprintf("%s %q still has the version whose rollout failed and would start it again on the old content; "+
+		"revert it, with 'kubectl rollout undo %s/%s' for instance, or scale it to zero", ref.Kind, ref.Name, strings.ToLower(string(ref.Kind)), ref.Name), nil
 }
 
 // evict asks for the eviction of exactly this pod, not of one that has its name

@@ -125,6 +125,12 @@ func TestVerify(t *testing.T) {
 					t.Fatalf("step %d: decision %+v, wait %v; want %q, running %t", i, decision, wait, s.want, s.running)
 				}
 				known = next
+				if failed := decision != nil && decision.DesiredState == v1alpha1.RolledBack && s.rollout != nil; failed != StillFailed(known, s.rollout) {
+					t.Fatalf("step %d: failed %t, but still failed %t", i, failed, !failed)
+				}
+				if StillFailed(known, nil) || StillFailed(known, at("another", Progressing)) {
+					t.Fatalf("step %d: still failed with another template", i)
+				}
 			}
 		})
 	}

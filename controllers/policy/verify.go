@@ -58,10 +58,22 @@ func Verify(v v1alpha1.Verify, known v1alpha1.Verification, w *Rollout, now time
 	case progress.State == Complete:
 		return &known, Decide(v1alpha1.Committed, v1alpha1.ReasonVerified, "the rollout of "+name+" is complete", now), 0
 	case progress.State == Failed:
-		return &known, Decide(v1alpha1.RolledBack, v1alpha1.ReasonRolloutFailed, "the rollout of "+name+" has failed: "+progress.Message, now), 0
+		decision = Decide(v1alpha1.RolledBack, v1alpha1.ReasonRolloutFailed, "the rollout of "+name+" has failed: "+progress.Message, now)
 	case wait <= 0:
-		return &known, Decide(v1alpha1.RolledBack, v1alpha1.ReasonVerifyTimeout,
-			fmt.Sprintf("the rollout of %s was not complete after %v: %s", name, timeout, progress.Message), now), 0
+		decision = Decide(v1alpha1.RolledBack, v1alpha1.ReasonVerifyTimeout,
+			fmt.Sprintf("the rollout of %s was not complete after %v: %s", name, timeout, progress.Message), now)
+	}
+	if decision != nil {
+		if w != nil {
+			known.WorkloadUID, known.FailedRevision = w.UID, w.Revision
+		}
+		return &known, decision, 0
 	}
 	return &known, nil, wait
+}
+
+// StillFailed says whether a workload, nil if there is none now, would make its
+// pods anew from the template whose rollout failed.
+func StillFailed(known *v1alpha1.Verification, w *Rollout) bool {
+	return known != nil && known.FailedRevision != "" && w != nil && w.UID == known.WorkloadUID && w.Revision == known.FailedRevision
 }
