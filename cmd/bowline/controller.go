@@ -19,6 +19,7 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -138,8 +139,10 @@ func (o *controllerOptions) manager(ctx context.Context, log *slog.Logger) (ctrl
 		return nil, err
 	}
 	m, err := ctrl.NewManager(api, ctrl.Options{
-		Scheme:                        scheme,
-		Logger:                        logr.FromSlogHandler(log.Handler()),
+		Scheme: scheme,
+		Logger: logr.FromSlogHandler(log.Handler()),
+		// Of claims and nodes there may be very many.
+		Cache:                         cache.Options{DefaultTransform: cache.TransformStripManagedFields()},
 		Metrics:                       metricsserver.Options{BindAddress: "0"}, // served with the rest
 		LeaderElection:                o.leaderElect,
 		LeaderElectionID:              "bowline-controller",
