@@ -21,7 +21,7 @@ spec:
   variables:
     - name: node
       expression: >-
-        'authentication.kubernetes.io/node-name' in request.userInfo.extra ?
+        has(request.userInfo.extra) && 'authentication.kubernetes.io/node-name' in request.userInfo.extra ?
         request.userInfo.extra['authentication.kubernetes.io/node-name'][0] : ''
   validations:
     {{- toYaml .validations | nindent 4 }}
