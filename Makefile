@@ -19,10 +19,10 @@ IMAGE ?= bowline:$(VERSION)
 BENCH ?=
 
 TOOLS     := bin/tools
-GENERATED := '*.pb.go' '*/zz_generated.*.go' 'crds/*.yaml' charts/bowline/README.md charts/bowline/templates/crds
+GENERATED := '*.pb.go' '*/zz_generated.*.go' 'crds/*.yaml' charts/bowline/README.md charts/bowline/templates/crds 'docs/reference/*.md'
 
 .DEFAULT_GOAL := help
-.PHONY: help build image test apiserver test-cluster lint fuzz generate check-generated bench demo-device \
+.PHONY: help build image test apiserver test-cluster lint fuzz generate check-generated bench demo demo-device \
 	clean cluster-up cluster-down packages
 
 help: ## list the targets
@@ -75,6 +75,16 @@ check-generated: generate ## fail if generated code is not what its source says
 bench: build ## measure against a raw loop device: ratios (root, 4 to 8 minutes; BENCH=-quick for half)
 	@hack/install-packages.sh fio e2fsprogs mount
 	$(GO) run ./test/bench $(BENCH)
+
+# What `make demo` shows: cluster, or device for the story without Kubernetes.
+DEMO ?= cluster
+
+demo: build ## a failed upgrade of a PostgreSQL is rolled back, on a Kubernetes on this machine (root; DEMO=device without)
+ifeq ($(DEMO),device)
+	hack/demo-device.sh
+else
+	hack/demo.sh
+endif
 
 demo-device: build ## checkpoint, wreck and roll back a PostgreSQL on one machine (root)
 	hack/demo-device.sh

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Writes generated files anew, with the tools pinned in hack/tools: the Go code
 # of every .proto file in the tree, next to it; the deep copies of the API's
-# types, next to them; and their custom resource definitions, in crds.
+# types, next to them; their custom resource definitions, in crds; what of the
+# chart is made from others; and the reference pages of the documentation.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,3 +26,6 @@ bin/tools/controller-gen object crd paths=./api/... output:crd:dir=crds
 
 echo "generate: charts/bowline"
 go run ./hack/chart
+
+echo "generate: docs/reference"
+go run ./hack/docs

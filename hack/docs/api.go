@@ -211,7 +211,7 @@ func writeConditions(root string, out *bytes.Buffer) error {
 	for _, c := range p.constants("Reason") {
 		text := c.comment
 		if waits, ok := strings.CutPrefix(text, "(waits) "); ok {
-			text = waits + "; the checkpoint stays Pending and is opened when it can be"
+			text = waits + "; it stays Pending and is opened when it can be"
 		}
 		fmt.Fprintf(out, "| `%s` | %s |\n", c.value, sentence(text))
 	}
