@@ -99,8 +99,8 @@ func begin(o observation, out *outcome) {
 	out.finalizer = true
 }
 
-// lookAgain is for what the controller does not watch: persistent volumes, and
-// checkpoints of the same volume in other namespaces.
+// lookAgain is how often the controller looks at what it does not watch:
+// persistent volumes, and checkpoints of the same volume in other namespaces.
 const lookAgain = 30 * time.Second
 
 // supervise is about a checkpoint that a node was told of.
@@ -117,6 +117,9 @@ func supervise(o observation, out *outcome) {
 	// What is still on the volume is ended before the object goes, unless
 	// nobody could do that any more.
 	out.finalizer = c.OnVolume() && (c.DeletionTimestamp == nil || o.nodeExists && o.volumeExists)
+	if out.finalizer && (c.DeletionTimestamp != nil || !o.nodeExists) {
+		out.again = soonest(out.again, lookAgain) // at the volume
+	}
 	if c.DeletionTimestamp != nil && c.OnVolume() && c.Finished() && c.EffectiveState() != v1alpha1.Committed {
 		// What could not be rolled back, or was only noticed to be
 		// damaged, would keep the object for ever.

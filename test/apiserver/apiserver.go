@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -108,6 +109,9 @@ func start() (*rest.Config, error) {
 		BinaryAssetsDirectory: programs,
 		CRDDirectoryPaths:     []string{filepath.Join(root, "crds")},
 		ErrorIfCRDPathMissing: true,
+		// Seconds where nothing else runs.
+		ControlPlaneStartTimeout: 2 * time.Minute,
+		ControlPlaneStopTimeout:  time.Minute,
 	}
 	server.environment = environment
 	config, err := environment.Start()
