@@ -62,12 +62,16 @@ func (c checkpointed) Prepare(ctx context.Context, id, _ string) error {
 }
 
 func (c checkpointed) Checkpoint(ctx context.Context, id, uid string, o node.Options) error {
-	err := c.m.Checkpoint(ctx, id, uid, volume.CheckpointOptions(o))
+	return forNode(unused(c.m.Checkpoint(ctx, id, uid, volume.CheckpointOptions(o))))
+}
+
+// unused says of a volume that was never used, on which no checkpoint can be
+// opened, that it is not in use: once it is, there is something to go back to.
+func unused(err error) error {
 	if errors.Is(err, volume.ErrInvalid) {
-		// Never used: once it is, there is something to go back to.
-		err = fmt.Errorf("%w: %w", node.ErrNotStaged, err)
+		return fmt.Errorf("%w: %w", node.ErrNotStaged, err)
 	}
-	return forNode(err)
+	return err
 }
 
 func (c checkpointed) Freeze(ctx context.Context, id, uid string, hold time.Duration) error {
@@ -75,7 +79,7 @@ func (c checkpointed) Freeze(ctx context.Context, id, uid string, hold time.Dura
 }
 
 func (c checkpointed) CheckpointFrozen(ctx context.Context, id, uid string, o node.Options) error {
-	return forNode(c.m.CheckpointFrozen(ctx, id, uid, volume.CheckpointOptions(o)))
+	return forNode(unused(c.m.CheckpointFrozen(ctx, id, uid, volume.CheckpointOptions(o))))
 }
 
 func (c checkpointed) Thaw(ctx context.Context, id string) error { return forNode(c.m.Thaw(ctx, id)) }
