@@ -29,7 +29,7 @@ func writeCommands(root string, out *bytes.Buffer) error {
 	for _, p := range programs {
 		fmt.Fprintf(out, "\n## %s\n\n%s\n", p.shown, p.intro)
 		path := filepath.Join(dir, p.name)
-		build := exec.Command("go", "build", "-o", path, "./cmd/"+p.name)
+		build := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "./cmd/"+p.name)
 		build.Dir = root
 		if said, err := build.CombinedOutput(); err != nil {
 			return fmt.Errorf("building %s: %w\n%s", p.name, err, said)

@@ -22,8 +22,8 @@ var exporters = []struct {
 }{
 	{"Node plugin", "`bowline node`, port 9808.", []string{"controllers/node", "driver/csi"}},
 	{"Data plane", "`bowline engine`, port 9809. The label `volume` is the volume's handle.", []string{"driver/engine"}},
-	{"Controller", "`bowline controller`, port 8080; besides these what controller-runtime has of its work queues and reconciliations.",
-		[]string{"controllers/policy", "controllers/checkpoint", "controllers/group"}},
+	{"Controller", "`bowline controller`, port 8080; besides these what controller-runtime has of its work queues and reconciliations. CSI operations are the questions of external-resizer.",
+		[]string{"controllers/checkpoint", "controllers/group", "controllers/expansion", "driver/csi"}},
 }
 
 func writeMetrics(root string, out *bytes.Buffer) error {

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 var programs string
 
 var built = sync.OnceValue(func() error {
-	cmd := exec.Command("go", "build", "-o", programs+"/", "./cmd/bowline", "./cmd/kubectl-bowline")
+	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", programs+"/", "./cmd/bowline", "./cmd/kubectl-bowline")
 	cmd.Dir = root
 	if said, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("building the programs: %w\n%s", err, said)

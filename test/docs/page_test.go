@@ -173,3 +173,30 @@ func TestTroubleshootingIsComplete(t *testing.T) {
 		}
 	}
 }
+
+// Every package has its line in the architecture.
+func TestArchitectureNamesPackages(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(root, "docs/architecture.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"api", "cmd", "controllers", "driver"} {
+		err := filepath.WalkDir(filepath.Join(root, dir), func(path string, e fs.DirEntry, err error) error {
+			if err != nil || !e.IsDir() {
+				return err
+			}
+			sources, err := filepath.Glob(filepath.Join(path, "*.go"))
+			if err != nil || len(sources) == 0 {
+				return err
+			}
+			name, err := filepath.Rel(root, path)
+			if !strings.Contains(string(page), "`"+name+"`") && !strings.Contains(string(page), "`"+filepath.Base(name)+"`") {
+				t.Errorf("docs/architecture.md does not say what %s is for", name)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
