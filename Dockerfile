@@ -1,5 +1,5 @@
 # The image of all of Bowline's pods: the driver, the sidecars of the CSI project,
-# and the file system tools that the driver calls.
+# and the file system tools that the driver calls; and the kubectl plugin, for jobs.
 #
 #   docker build --build-arg VERSION=v1.2.3 --tag bowline:v1.2.3 .
 #

@@ -22,7 +22,7 @@ TOOLS     := bin/tools
 GENERATED := '*.pb.go' '*/zz_generated.*.go' 'crds/*.yaml' charts/bowline/README.md charts/bowline/templates/crds 'docs/reference/*.md'
 
 .DEFAULT_GOAL := help
-.PHONY: help build image test apiserver test-cluster lint fuzz generate check-generated bench demo demo-device \
+.PHONY: help build image deploy test apiserver test-cluster lint fuzz generate check-generated bench demo demo-device \
 	clean cluster-up cluster-down packages
 
 help: ## list the targets
@@ -91,6 +91,11 @@ demo-device: build ## checkpoint, wreck and roll back a PostgreSQL on one machin
 
 cluster-up: ## start a Kubernetes on this machine (root)
 	$(GO) run ./hack/cluster up
+
+deploy: image ## install the chart with this image into the local cluster, or update it there
+	image='$(IMAGE)'; $(GO) run ./hack/cluster helm upgrade --install bowline charts/bowline \
+		--namespace bowline-system --create-namespace --wait --timeout 5m \
+		--set image.repository="$${image%:*}" --set image.tag="$${image##*:}"
 
 cluster-down: ## stop it and remove what it left
 	$(GO) run ./hack/cluster down

@@ -27,7 +27,8 @@ sidecar() {
 
 case $what in
 bowline)
-	go build -trimpath -ldflags "-s -w -X main.version=$version" -o "$directory/" ./cmd/bowline
+	# The plugin, too: for jobs in the cluster that open and end checkpoints.
+	go build -trimpath -ldflags "-s -w -X main.version=$version" -o "$directory/" ./cmd/bowline ./cmd/kubectl-bowline
 	;;
 sidecars)
 	sidecar provisioner csi-provisioner github.com/kubernetes-csi/external-provisioner/v6

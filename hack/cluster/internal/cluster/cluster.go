@@ -202,6 +202,10 @@ func (c *Cluster) removeDir() error {
 // Programs returns a directory with programs for the host, kubectl for
 // instance.
 func (c *Cluster) Programs(ctx context.Context, m artifacts.Module) (string, error) {
+	// Nobody has to wait for a build of something else.
+	if dir, err := c.cache.Built(m); err == nil {
+		return dir, nil
+	}
 	unlock, err := c.cache.Lock()
 	if err != nil {
 		return "", err
