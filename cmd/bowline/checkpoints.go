@@ -28,6 +28,7 @@ func watchCheckpoints(ctx context.Context, nodeName string, m *volume.Manager, m
 	if err != nil {
 		return fmt.Errorf("finding the API server: %w", err)
 	}
+	logTo(log)
 	return node.Run(ctx, node.Config{Node: nodeName, API: api, Volumes: checkpointed{m}, Metrics: metrics, Log: log})
 }
 
