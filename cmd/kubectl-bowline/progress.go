@@ -18,14 +18,19 @@ const barWidth = 30
 type progress struct {
 	out      io.Writer
 	terminal bool
+	columns  int // of the terminal, 0 if not known
 	last     string
 	began    time.Time // of the bar
 	from     int64     // where the bar began
 }
 
 func newProgress(out io.Writer) *progress {
-	f, ok := out.(*os.File)
-	return &progress{out: out, terminal: ok && term.IsTerminal(int(f.Fd()))}
+	p := &progress{out: out}
+	if f, ok := out.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		p.terminal = true
+		p.columns, _, _ = term.GetSize(int(f.Fd()))
+	}
+	return p
 }
 
 // say shows a message.
@@ -34,7 +39,12 @@ func (p *progress) say(message string) {
 		return
 	}
 	if p.terminal {
-		fmt.Fprintf(p.out, "\r\x1b[K%s", message)
+		// What is wrapped to a second line could not be drawn anew.
+		line := []rune(message)
+		if p.columns > 1 && len(line) >= p.columns {
+			line = append(line[:p.columns-2], '…')
+		}
+		fmt.Fprintf(p.out, "\r\x1b[K%s", string(line))
 	} else {
 		fmt.Fprintln(p.out, message)
 	}
