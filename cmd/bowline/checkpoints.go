@@ -106,7 +106,7 @@ func factsOf(s volume.Status) node.Facts {
 		f.Open = &node.Checkpoint{
 			ID: canonical(o.UID), State: node.Open, Opened: o.Opened,
 			Measured: s.Attached, Free: o.Free, BackedUp: o.BackedUp, Changed: o.Changed, Moved: o.Moved,
-			OutOfSpace: o.OutOfSpace > 0 && o.Free == 0,
+			OutOfSpace: o.OutOfSpace > 0,
 		}
 		switch {
 		case s.Rollback != nil && s.Rollback.Running:

@@ -79,6 +79,7 @@ func (o *nodeOptions) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	logTo(log)
 	if o.node == "" {
 		return usageError{errors.New("--node-name or the environment variable NODE_NAME must say which node this is")}
 	}

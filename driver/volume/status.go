@@ -298,8 +298,8 @@ func (m *Manager) Health(ctx context.Context, id string) (Health, error) {
 		return bad(HealthRollback, "the volume is being rolled back: %d of %d bytes", s.Rollback.Done, s.Rollback.Total)
 	case s.Open != nil && s.Open.Unsettled:
 		return bad(HealthUnsettled, "the log of the checkpoint could not be written")
-	case s.Open != nil && s.Open.OutOfSpace > 0 && s.Open.Free == 0:
-		return bad(HealthNoSpace, "%d writes failed because there is no free space for backups: commit or roll back the checkpoint, or delete files", s.Open.OutOfSpace)
+	case s.Open != nil && s.Open.OutOfSpace > 0:
+		return bad(HealthNoSpace, "%d writes failed because there was no free space for backups: commit or roll back the checkpoint, or delete files", s.Open.OutOfSpace)
 	}
 	return Health{Message: "the volume is usable"}, nil
 }
