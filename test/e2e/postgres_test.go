@@ -29,9 +29,11 @@ const databasePod = "postgres-0"
 func newDatabase(n *tenant) database {
 	n.Helper()
 	group, graceful := int64(1000), int64(30)
+	// PostgreSQL refuses a directory that others than its user may write to.
+	once := corev1.FSGroupChangeOnRootMismatch
 	spec := podSpec("", "")
 	spec.TerminationGracePeriodSeconds = &graceful
-	spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: &group}
+	spec.SecurityContext = &corev1.PodSecurityContext{FSGroup: &group, FSGroupChangePolicy: &once}
 	c := &spec.Containers[0]
 	c.Image, c.Command, c.WorkingDir = postgres, nil, ""
 	c.Args = []string{"-c", "shared_buffers=32MB", "-c", "max_wal_size=128MB", "-c", "min_wal_size=32MB"}
@@ -57,7 +59,7 @@ func (d database) sql(statements string) string {
 func (d database) load() {
 	d.Helper()
 	before := d.transfers()
-	d.exec(databasePod, "setsid pgbench -n -c 4 -R 200 -T 600 >/tmp/pgbench 2>&1 </dev/null &")
+	d.exec(databasePod, "setsid pgbench -n -c 4 -R 200 -T 600 >/tmp/pgbench 2>&1 </dev/null & echo $! >/tmp/pgbench.pid")
 	d.until(20*time.Second, func() error {
 		if now := d.transfers(); now < before+50 {
 			return fmt.Errorf("%d transfers, before %d: %s", now, before, d.exec(databasePod, "tail -n 3 /tmp/pgbench"))
@@ -68,7 +70,7 @@ func (d database) load() {
 
 func (d database) stopLoad() {
 	d.Helper()
-	d.exec(databasePod, "pkill -INT pgbench || true; while pgrep pgbench >/dev/null; do sleep 0.1; done")
+	d.exec(databasePod, "pid=$(cat /tmp/pgbench.pid); kill -INT $pid; while kill -0 $pid 2>/dev/null; do sleep 0.1; done")
 }
 
 // transfers returns how many pgbench has made.

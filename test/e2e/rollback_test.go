@@ -39,7 +39,7 @@ func TestSuccessor(t *testing.T) {
 				return nil
 			})
 			second := n.startPod("second", claim, func(s *corev1.PodSpec) {
-				s.Containers[0].Command[2] = checksum + " >/tmp/found; exec sleep infinity"
+				s.Containers[0].Command[2] = checksum + " >/tmp/sum; mv /tmp/sum /tmp/found; " + idle
 			})
 			n.until(30*time.Second, func() error {
 				n.read(second)
@@ -55,7 +55,7 @@ func TestSuccessor(t *testing.T) {
 			n.deletePod(first)
 			n.ready(second)
 			t.Logf("from the deletion of a pod until its successor runs on rolled-back content: %v", time.Since(began).Round(100*time.Millisecond))
-			equal(n, "the content that the successor found", n.exec("second", "cat /tmp/found"), sum)
+			equal(n, "the content that the successor found", n.exec("second", "until [ -e /tmp/found ]; do sleep 0.1; done; cat /tmp/found"), sum)
 			n.phase(c, v1alpha1.PhaseRolledBack, 15*time.Second)
 			if c.Status.CompletionTime == nil {
 				t.Errorf("no completion time\n%s", describe(c))

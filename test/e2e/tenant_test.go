@@ -236,6 +236,7 @@ func (n *tenant) dump() {
 	if err := api.List(ctx, &pods, client.InNamespace(n.namespace)); err == nil {
 		for _, p := range pods.Items {
 			fmt.Fprintf(&b, "pod %s on %s: %s, deleted %v\n", p.Name, p.Spec.NodeName, p.Status.Phase, p.DeletionTimestamp)
+			b.WriteString(tail(ctx, &p))
 		}
 	}
 	var events corev1.EventList
@@ -256,15 +257,23 @@ func driverLogs(ctx context.Context) string {
 		return err.Error()
 	}
 	for _, p := range pods.Items {
-		for _, c := range p.Spec.Containers {
-			for _, previous := range []bool{true, false} {
-				lines := int64(60)
-				log, err := clientset.CoreV1().Pods(namespace).GetLogs(p.Name, &corev1.PodLogOptions{
-					Container: c.Name, TailLines: &lines, Previous: previous,
-				}).DoRaw(ctx)
-				if err == nil && len(log) > 0 {
-					fmt.Fprintf(&b, "--- %s %s on %s (previous container: %v)\n%s\n", p.Name, c.Name, p.Spec.NodeName, previous, log)
-				}
+		b.WriteString(tail(ctx, &p))
+	}
+	return b.String()
+}
+
+// tail returns the ends of the logs of a pod's containers, and of those before
+// them.
+func tail(ctx context.Context, p *corev1.Pod) string {
+	var b strings.Builder
+	lines := int64(60)
+	for _, c := range p.Spec.Containers {
+		for _, previous := range []bool{true, false} {
+			log, err := clientset.CoreV1().Pods(p.Namespace).GetLogs(p.Name, &corev1.PodLogOptions{
+				Container: c.Name, TailLines: &lines, Previous: previous,
+			}).DoRaw(ctx)
+			if err == nil && len(log) > 0 {
+				fmt.Fprintf(&b, "--- %s %s on %s (previous container: %v)\n%s\n", p.Name, c.Name, p.Spec.NodeName, previous, log)
 			}
 		}
 	}
