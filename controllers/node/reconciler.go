@@ -58,6 +58,7 @@ type reconciler struct {
 // next. Nothing is wrong if it is lost.
 type memory struct {
 	written   time.Time // the last report
+	ended     types.UID // of the object, once its end was reported
 	restoring time.Time // when the rollback was first seen at work
 	// The target paths that a rollback waits for, as last looked up, and whose
 	// they are.
@@ -99,6 +100,11 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if c.Status.NodeName != r.node || idle(&c) {
 		r.forget(req.NamespacedName)
 		return reconcile.Result{}, nil
+	}
+	// What was read may be older than the report of the end, after which nothing
+	// is begun.
+	if !c.Finished() && r.remember(req.NamespacedName).ended == c.UID {
+		return reconcile.Result{RequeueAfter: time.Second}, nil
 	}
 	log := r.log.With("volume", c.Status.VolumeHandle, "checkpoint", req.String(), "claim", c.Spec.PersistentVolumeClaimName)
 

@@ -66,7 +66,12 @@ func (r *reconciler) write(ctx context.Context, c *v1alpha1.VolumeCheckpoint, st
 
 // wrote notes that status was written in the place of that of c.
 func (r *reconciler) wrote(log *slog.Logger, c *v1alpha1.VolumeCheckpoint, status *v1alpha1.VolumeCheckpointStatus, now time.Time) {
-	r.change(client.ObjectKeyFromObject(c), func(m *memory) { m.written = now })
+	r.change(client.ObjectKeyFromObject(c), func(m *memory) {
+		m.written = now
+		if status.Phase.Final() {
+			m.ended = c.UID
+		}
+	})
 	if c.Status.Phase == status.Phase {
 		return
 	}
