@@ -35,6 +35,19 @@ func TestExpand(t *testing.T) {
 			VolumeId: id, CapacityRange: &csi.CapacityRange{RequiredBytes: required, LimitBytes: limit},
 		})
 	}
+	f.Accepted(v1alpha1.CheckpointPolicy{})
+	handle := f.Get("before").Status.VolumeHandle
+	wait := func(want codes.Code) {
+		t.Helper()
+		var err error
+		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+			if _, err = expand(handle, 1<<30, 0); status.Code(err) == want {
+				return
+			}
+		}
+		t.Fatalf("%v; want %v", err, want)
+	}
+	wait(codes.FailedPrecondition)
 	for name, test := range map[string]struct {
 		id              string
 		required, limit int64
@@ -50,20 +63,6 @@ func TestExpand(t *testing.T) {
 			t.Errorf("%s: %v; want %v", name, err, test.want)
 		}
 	}
-
-	f.Accepted(v1alpha1.CheckpointPolicy{})
-	handle := f.Get("before").Status.VolumeHandle
-	wait := func(want codes.Code) {
-		t.Helper()
-		var err error
-		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-			if _, err = expand(handle, 1<<30, 0); status.Code(err) == want {
-				return
-			}
-		}
-		t.Fatalf("%v; want %v", err, want)
-	}
-	wait(codes.FailedPrecondition)
 	f.NodeWrites("before", f.Open())
 	if _, err := expand(handle, 1<<30, 0); !strings.Contains(status.Convert(err).Message(), f.Namespace+"/before") {
 		t.Errorf("the message does not name the checkpoint: %v", err)

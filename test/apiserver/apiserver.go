@@ -18,11 +18,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 var server struct {
@@ -38,6 +40,7 @@ var errNotBuilt = errors.New("no API server: 'go run ./hack/cluster programs' bu
 // Main runs the tests of a package, in its TestMain, and stops the server that
 // the first call of Config has started.
 func Main(m *testing.M) {
+	ctrllog.SetLogger(logr.Discard()) // it complains otherwise
 	code := m.Run()
 	if server.environment != nil {
 		if err := server.environment.Stop(); err != nil {
