@@ -133,6 +133,8 @@ func TestInstalled(t *testing.T) {
 	t.Run("Capacities", func(t *testing.T) { i.with(t).testCapacities() })
 	t.Run("Claims", func(t *testing.T) { i.with(t).testClaims() })
 	t.Run("Checkpoints", func(t *testing.T) { i.with(t).testCheckpoints() })
+	t.Run("Warnings", func(t *testing.T) { i.with(t).testWarnings() })
+	t.Run("PodSecurity", func(t *testing.T) { i.with(t).testPodSecurity() })
 	t.Run("Expansion", func(t *testing.T) { i.with(t).testExpansion() })
 
 	i.helm("upgrade", release, chartDir, "--set=logLevel=debug")
@@ -290,6 +292,44 @@ func (i *installed) testCheckpoints() {
 	}
 }
 
+// warnings are what the API server warned of.
+type warnings []string
+
+func (w *warnings) HandleWarningHeader(_ int, _ string, text string) { *w = append(*w, text) }
+
+// testWarnings: people are told what will not work, or what they lose.
+func (i *installed) testWarnings() {
+	ctx := i.Context()
+	claim := i.claim("warned", true)
+	c := i.checkpoint("first", claim.Name, "node-1")
+	var said warnings
+	config := rest.CopyConfig(i.config)
+	config.WarningHandler = &said
+	admin, err := client.New(config, client.Options{Scheme: i.admin.Scheme()})
+	if err != nil {
+		i.Fatal(err)
+	}
+	second := func() string {
+		said = nil
+		k := &v1alpha1.VolumeCheckpoint{ObjectMeta: metav1.ObjectMeta{Name: "second", Namespace: i.tenant}}
+		k.Spec.PersistentVolumeClaimName = claim.Name
+		i.allowed("a second checkpoint", admin.Create(ctx, k, client.DryRunAll))
+		return strings.Join(said, "\n")
+	}
+	deletion := func() string {
+		said = nil
+		i.allowed("deleting the claim", admin.Delete(ctx, claim.DeepCopy(), client.DryRunAll))
+		return strings.Join(said, "\n")
+	}
+	i.until("a second checkpoint is warned of", func() bool { return strings.Contains(second(), "VolumeCheckpoint first: this one will fail") })
+	i.until("deleting the claim is warned of", func() bool {
+		return strings.Contains(deletion(), "has an open checkpoint, VolumeCheckpoint first: it is lost")
+	})
+	c.Status.Phase = v1alpha1.PhaseRolledBack
+	i.allowed("rolling back", i.admin.Status().Update(ctx, c))
+	i.until("nothing is warned of after the rollback", func() bool { return second()+deletion() == "" })
+}
+
 // testExpansion: a claim does not grow while a checkpoint is open on it.
 func (i *installed) testExpansion() {
 	ctx := i.Context()
@@ -309,4 +349,23 @@ func (i *installed) testExpansion() {
 	i.until("the claim can be expanded after the commit", func() bool {
 		return i.admin.Patch(ctx, claim.DeepCopy(), grow) == nil
 	})
+}
+
+// testPodSecurity: the controller runs where only restricted pods may; the pods of
+// nodes need to be privileged.
+func (i *installed) testPodSecurity() {
+	ctx := i.Context()
+	strict := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "strict-", Labels: map[string]string{"pod-security.kubernetes.io/enforce": "restricted"}}}
+	if err := i.admin.Create(ctx, strict); err != nil {
+		i.Fatal(err)
+	}
+	for name, template := range podTemplates(i.T, render(i.T, "")) {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: strict.Name}, Spec: template.Spec}
+		err := i.admin.Create(ctx, pod, client.DryRunAll)
+		if name == "Deployment/bowline-controller" {
+			i.allowed(name, err)
+		} else if err == nil || !strings.Contains(err.Error(), "violates PodSecurity") {
+			i.Errorf("%s runs in a restricted namespace: %v", name, err)
+		}
+	}
 }
