@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"slices"
+	"strconv"
+	"sync/atomic"
 	"testing"
 
 	"github.com/bowline-csi/bowline/driver/blockdev/memdev"
@@ -299,37 +302,56 @@ func (m *model) undemanding() {
 	}
 }
 
+// histories is by how much more histories TestCrash tries than it does by itself,
+// $BOWLINE_TEST_HISTORIES.
+func histories() int {
+	n, err := strconv.Atoi(os.Getenv("BOWLINE_TEST_HISTORIES"))
+	if err != nil {
+		return 1
+	}
+	return n
+}
+
 // TestCrash cuts the power at every operation of many short histories, loses or
 // tears what was not flushed, all combinations of it where there are few, and
 // looks whether the checkpoint can be restored, or the commit has all that was
 // flushed.
 func TestCrash(t *testing.T) {
-	total := 0
-	for _, c := range []struct {
-		bs, unit, blocks, steps int
-		limit                   int // states for each cut
-	}{
-		{512, 512, 32, 12, 40},
-		{1024, 512, 32, 12, 40},
-		{4096, 512, 32, 12, 40},
-		{4096, 4096, 32, 12, 40},
-		// Log blocks that are more than their first sector, and become full.
-		{512, 512, 256, 120, 6},
-		{1024, 512, 256, 120, 6},
-		{4096, 512, 256, 120, 6},
-	} {
-		if testing.Short() {
-			c.limit = max(c.limit/8, 3)
-		}
-		for _, seed := range []uint64{1, 2, rand.Uint64()} {
-			t.Run(fmt.Sprintf("%d/%d/%d/seed=%d", c.bs, c.unit, c.blocks, seed), func(t *testing.T) {
-				r := newCrashRun(t, seed, c.bs, c.blocks, c.unit, c.steps)
-				for state, dev := range r.recorded.Explore(seed, c.limit) {
-					r.check(state, dev)
-					total++
+	var total atomic.Int64
+	t.Run("histories", func(t *testing.T) {
+		for _, c := range []struct {
+			bs, unit, blocks, steps int
+			limit                   int // states for each cut
+			seeds                   int // histories
+		}{
+			{512, 512, 32, 12, 40, 4},
+			{1024, 512, 32, 12, 40, 8},
+			{4096, 512, 32, 12, 40, 8},
+			{4096, 4096, 32, 12, 40, 4},
+			// Log blocks that are more than their first sector, and become full.
+			{512, 512, 256, 120, 6, 3},
+			{1024, 512, 256, 120, 6, 3},
+			{4096, 512, 256, 120, 6, 3},
+		} {
+			c.seeds *= histories()
+			if testing.Short() {
+				c.limit, c.seeds = max(c.limit/8, 3), 3
+			}
+			for i := range c.seeds {
+				seed := uint64(i + 1)
+				if i >= 2 {
+					seed = rand.Uint64()
 				}
-			})
+				t.Run(fmt.Sprintf("%d/%d/%d/seed=%d", c.bs, c.unit, c.blocks, seed), func(t *testing.T) {
+					t.Parallel()
+					r := newCrashRun(t, seed, c.bs, c.blocks, c.unit, c.steps)
+					for state, dev := range r.recorded.Explore(seed, c.limit) {
+						r.check(state, dev)
+						total.Add(1)
+					}
+				})
+			}
 		}
-	}
-	t.Logf("%d crash states", total)
+	})
+	t.Logf("%d crash states", total.Load())
 }
