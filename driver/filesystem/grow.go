@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"k8s.io/mount-utils"
 )
@@ -15,6 +16,8 @@ func Grow(ctx context.Context, device, mountpoint string) error {
 	switch {
 	case err != nil && ctx.Err() != nil:
 		err = context.Cause(ctx)
+	case err != nil && strings.Contains(err.Error(), "Permission denied to resize"):
+		err = fmt.Errorf("the kernel lets only processes with the capability CAP_SYS_RESOURCE grow a mounted ext4: %w", err)
 	case err == nil && !grown:
 		err = errors.New("no file system found")
 	}

@@ -207,6 +207,13 @@ func (m *Manager) mountAt(ctx context.Context, p place, v *enginepb.Volume, targ
 	if err := filesystem.Mount(ctx, v.Device, target, fsType, options); err != nil {
 		return fmt.Errorf("volume %s: %w", p.id, err)
 	}
+	if v.Open == nil && p.pool != nil {
+		// It may be smaller than its device: a clone that is larger than its
+		// source, or an expansion that was interrupted. It is usable as it is.
+		if err := filesystem.Grow(ctx, v.Device, target); err != nil {
+			m.log.Warn("the file system is left as small as it is", "volume", p.id, "error", err)
+		}
+	}
 	if v.Open != nil {
 		// What was free at the checkpoint and what of it is so still; backups
 		// have only a reserve until that is known.

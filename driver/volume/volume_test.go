@@ -420,11 +420,15 @@ func TestExpandAndClone(t *testing.T) {
 
 	n.must(n.Unpublish(ctx, id, o.TargetPath))
 	n.must(n.Unstage(ctx, id, o.StagingPath))
-	clone, err := n.Clone(ctx, id, pool.CreateOptions{Name: "clone", Size: 640 * mib})
+	clone, err := n.Clone(ctx, id, pool.CreateOptions{Name: "clone", Size: 1280 * mib})
 	n.must(err)
 	n.must(n.Stage(ctx, o.StageOptions))
 	n.must(n.Publish(ctx, o))
-	n.wantFile(filepath.Join(n.start(clone.ID, "b"), "f"), "x") // both mounted, with one UUID
+	at := n.start(clone.ID, "b")
+	n.wantFile(filepath.Join(at, "f"), "x") // both mounted, with one UUID
+	if u, err := n.Stats(ctx, clone.ID, at); err != nil || u.Total < after.Total*3/2 {
+		t.Errorf("a clone twice as large: %+v, %v; its source: %+v", u, err, after)
+	}
 	n.end(clone.ID, "b")
 	n.end(id, "a")
 }
