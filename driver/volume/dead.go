@@ -25,16 +25,11 @@ func (m *Manager) clearDead(ctx context.Context, id string) error {
 	name := mappingName(id)
 	wait, cancel := context.WithTimeout(ctx, deadPatience)
 	defer cancel()
-	all, err := fuse.List(wait)
+	left, err := fuse.Find(wait, name)
 	if err != nil {
 		return fmt.Errorf("volume %s: looking for what an engine left: %w", id, err)
 	}
-	found := false
-	for _, e := range all {
-		if e.Name != name {
-			continue
-		}
-		found = true
+	for _, e := range left {
 		if e.State != fuse.Dead {
 			return fmt.Errorf("volume %s: another process serves it at %s: %w", id, e.Path, ErrInUse)
 		}
@@ -55,7 +50,7 @@ func (m *Manager) clearDead(ctx context.Context, id string) error {
 			}
 		}
 	}
-	if !found {
+	if len(left) == 0 {
 		return nil
 	}
 	wait, cancel = context.WithTimeout(ctx, deadPatience)
