@@ -30,6 +30,7 @@ import (
 var server struct {
 	sync.Mutex
 	environment *envtest.Environment
+	guard       *guard
 	config      *rest.Config
 	err         error
 }
@@ -43,7 +44,11 @@ func Main(m *testing.M) {
 	ctrllog.SetLogger(logr.Discard()) // it complains otherwise
 	code := m.Run()
 	if server.environment != nil {
-		if err := server.environment.Stop(); err != nil {
+		err := server.environment.Stop()
+		if server.guard != nil {
+			err = errors.Join(err, server.guard.dismiss())
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "stopping the API server:", err)
 			code = max(code, 1)
 		}
@@ -121,7 +126,8 @@ func start() (*rest.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting an API server: %w", err)
 	}
-	return config, nil
+	server.guard, err = newGuard(environment)
+	return config, err
 }
 
 // programs returns the directory with etcd and kube-apiserver.
