@@ -52,8 +52,9 @@ has done. An event about a claim or a pod has the VolumeCheckpoint as its relate
 	return nil
 }
 
-// occurrences finds the calls that have a constant Event… of the API among their
-// arguments.
+// occurrences finds the lists of arguments, or of values of a struct, that have a
+// constant Event… of the API in them: after the type, and before an action and the
+// text.
 func (p *source) occurrences() []occurrence {
 	var list []occurrence
 	for _, f := range p.files {
@@ -64,17 +65,20 @@ func (p *source) occurrences() []occurrence {
 				return true
 			}
 			stack = append(stack, n)
-			call, ok := n.(*ast.CallExpr)
-			if !ok {
-				return true
+			var values []ast.Expr
+			switch n := n.(type) {
+			case *ast.CallExpr:
+				values = n.Args
+			case *ast.CompositeLit:
+				values = n.Elts
 			}
-			for i, a := range call.Args {
-				sel, ok := a.(*ast.SelectorExpr)
-				if !ok || !strings.HasPrefix(sel.Sel.Name, "Event") || !isName(sel.X, "v1alpha1") {
+			for i, v := range values {
+				sel, ok := v.(*ast.SelectorExpr)
+				if !ok || !strings.HasPrefix(sel.Sel.Name, "Event") || !isName(sel.X, "v1alpha1") || i+2 >= len(values) {
 					continue
 				}
-				o := occurrence{reason: sel.Sel.Name, told: told(call, stack)}
-				for _, before := range call.Args[:i] {
+				o := occurrence{reason: sel.Sel.Name, told: p.told(n, stack), note: p.note(values[i+2])}
+				for _, before := range values[:i] {
 					switch strings.ToLower(strings.TrimPrefix(nameOf(before), "EventType")) {
 					case "normal":
 						o.kind = "Normal"
@@ -82,7 +86,6 @@ func (p *source) occurrences() []occurrence {
 						o.kind = "Warning"
 					}
 				}
-				o.note = p.note(call.Args[len(call.Args)-1])
 				list = append(list, o)
 			}
 			return true
@@ -92,8 +95,8 @@ func (p *source) occurrences() []occurrence {
 }
 
 // told says which objects an event is written for.
-func told(call *ast.CallExpr, stack []ast.Node) string {
-	if strings.Contains(nameOf(call.Fun), "Pod") {
+func (p *source) told(n ast.Node, stack []ast.Node) string {
+	if call, ok := n.(*ast.CallExpr); ok && strings.Contains(nameOf(call.Fun), "Pod") {
 		return "the pod"
 	}
 	for _, n := range slices.Backward(stack) {
@@ -106,7 +109,7 @@ func told(call *ast.CallExpr, stack []ast.Node) string {
 		}
 		return "the checkpoint"
 	}
-	return "the object"
+	return "the " + filepath.Base(p.dir)
 }
 
 var verb = regexp.MustCompile(`%[-+#0-9.]*[a-zA-Z]`)
@@ -118,7 +121,7 @@ func (p *source) note(e ast.Expr) string {
 			return verb.ReplaceAllString(s, "…")
 		}
 	}
-	if s, ok := p.text(e, nil); ok {
+	if s, ok := p.text(e, nil); ok && s != "" {
 		return s
 	}
 	return "the message of the condition"
