@@ -56,9 +56,9 @@ lint: $(TOOLS)/.built ## gofmt, go vet, staticcheck and the import rules
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard -- '*.go')); \
 	if [ -n "$$unformatted" ]; then echo "not formatted with gofmt:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
-	$(GO) vet -tags cluster ./test/cluster
+	$(GO) vet -tags cluster ./test/cluster ./test/docs
 	$(TOOLS)/staticcheck ./...
-	$(TOOLS)/staticcheck -tags cluster ./test/cluster
+	$(TOOLS)/staticcheck -tags cluster ./test/cluster ./test/docs
 	$(GO) run ./hack/lint/imports
 
 fuzz: ## run every fuzz target for FUZZTIME seconds
