@@ -55,11 +55,8 @@ func (c checkpointed) Facts(ctx context.Context, id string) (node.Facts, error) 
 	return factsOf(s), nil
 }
 
-// Prepare implements node.Volumes. Freeze finds out what is free itself; what can
-// be told before is whether it is of any use.
-func (c checkpointed) Prepare(ctx context.Context, id, _ string) error {
-	_, err := c.m.Status(ctx, id)
-	return forNode(err)
+func (c checkpointed) Prepare(ctx context.Context, id, uid string) error {
+	return forNode(unused(c.m.Prepare(ctx, id, uid)))
 }
 
 func (c checkpointed) Checkpoint(ctx context.Context, id, uid string, o node.Options) error {

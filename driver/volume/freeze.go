@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/bowline-csi/bowline/driver/engine"
 	"github.com/bowline-csi/bowline/driver/engine/enginepb"
 	"github.com/bowline-csi/bowline/driver/filesystem"
 )
@@ -27,10 +28,33 @@ type frozen struct {
 	timer      *time.Timer
 }
 
-// Freeze prepares the checkpoint uid up to the point where only the switch is
-// missing, and holds the file system frozen there, for hold (at most MaxHold)
-// unless CheckpointFrozen or Thaw comes first. A volume without a mounted file
-// system has nobody who writes through one, and there is nothing to freeze.
+// Prepare finds out what is free on a volume, so that Freeze, which comes next,
+// takes only as long as writing what is dirty. It fails with ErrInvalid for a
+// volume that was never used. Thaw gives it up.
+func (m *Manager) Prepare(ctx context.Context, id, uid string) error {
+	return m.withVolume(ctx, id, uid, func(s *slot, p place) error {
+		if sameUID(s.prepared, uid) || s.frozen != nil && sameUID(s.frozen.uid, uid) {
+			return nil
+		}
+		if p.pool != nil && !p.pool.Used {
+			return fmt.Errorf("volume %s: it was never used, so there is nothing to go back to: %w", id, ErrInvalid)
+		}
+		v, at, err := m.readyToFreeze(ctx, s, p, uid)
+		if err != nil || at == "" {
+			return err
+		}
+		if err := m.search(ctx, m.volumeOf(v, uid, CheckpointOptions{}), id, at); err != nil {
+			return err
+		}
+		s.prepared = uid
+		return nil
+	})
+}
+
+// Freeze goes up to the point where only the switch is missing, and holds the file
+// system frozen there, for hold (at most MaxHold) unless CheckpointFrozen or Thaw
+// comes first. A volume without a mounted file system has nobody who writes through
+// one, and there is nothing to freeze.
 func (m *Manager) Freeze(ctx context.Context, id, uid string, hold time.Duration) error {
 	if hold <= 0 || hold > MaxHold {
 		return fmt.Errorf("volume %s: freezing it for %s, which is not between 0 and %s: %w", id, hold, MaxHold, ErrInvalid)
@@ -39,23 +63,20 @@ func (m *Manager) Freeze(ctx context.Context, id, uid string, hold time.Duration
 		if s.frozen != nil && sameUID(s.frozen.uid, uid) {
 			return nil
 		}
-		m.thaw(id, s)
-		if err := m.settle(ctx, s, p); err != nil {
-			return err
-		}
-		if _, err := m.refreshRecord(ctx, p); err != nil {
-			return err
-		}
-		v, err := m.attached(ctx, id)
+		prepared := sameUID(s.prepared, uid)
+		v, at, err := m.readyToFreeze(ctx, s, p, uid)
 		if err != nil {
 			return err
 		}
 		f := &frozen{uid: uid, volume: v}
-		if v != nil {
-			if open, err := isOpen(id, v, uid); open || err != nil {
-				return err
+		if at != "" {
+			if !prepared {
+				if err := m.search(ctx, m.volumeOf(v, uid, CheckpointOptions{}), id, at); err != nil {
+					return err
+				}
 			}
-			if err := m.freezeMounted(ctx, f, id); err != nil {
+			s.prepared = ""
+			if err := m.freezeAt(ctx, f, id, at); err != nil {
 				return err
 			}
 		}
@@ -65,20 +86,45 @@ func (m *Manager) Freeze(ctx context.Context, id, uid string, hold time.Duration
 	})
 }
 
-func (m *Manager) freezeMounted(ctx context.Context, f *frozen, id string) error {
-	mounts, err := filesystem.Mounts(f.volume.Device)
-	if err != nil || len(mounts) == 0 {
-		return err
+// readyToFreeze returns the mapping of a volume on which the checkpoint uid can be
+// opened, nil if it is not attached, and where it is mounted, "" if it is not.
+func (m *Manager) readyToFreeze(ctx context.Context, s *slot, p place, uid string) (*enginepb.Volume, string, error) {
+	if !sameUID(s.prepared, uid) {
+		m.thaw(p.id, s)
 	}
-	v := m.volumeOf(f.volume, f.uid, CheckpointOptions{})
+	if err := m.settle(ctx, s, p); err != nil {
+		return nil, "", err
+	}
+	if _, err := m.refreshRecord(ctx, p); err != nil {
+		return nil, "", err
+	}
+	v, err := m.attached(ctx, p.id)
+	if err != nil || v == nil {
+		return nil, "", err
+	}
+	if open, err := isOpen(p.id, v, uid); open || err != nil {
+		return v, "", err
+	}
+	mounts, err := filesystem.Mounts(v.Device)
+	if err != nil || len(mounts) == 0 {
+		return v, "", err
+	}
+	return v, mounts[0].Path, nil
+}
+
+// search finds out what is free on the file system mounted at the path at.
+func (m *Manager) search(ctx context.Context, v engine.Volume, id, at string) error {
 	if err := v.StartTrim(ctx); err != nil {
 		return fromEngine(id, "looking for free space", err)
 	}
-	at := mounts[0].Path
-	err = FindFree(ctx, v, at)
-	if err == nil {
-		err = filesystem.Sync(at)
+	if err := FindFree(ctx, v, at); err != nil {
+		return errors.Join(fmt.Errorf("volume %s: %w", id, err), v.StopTrim(context.WithoutCancel(ctx)))
 	}
+	return nil
+}
+
+func (m *Manager) freezeAt(ctx context.Context, f *frozen, id, at string) error {
+	err := filesystem.Sync(at)
 	if err == nil {
 		_, err = m.updateRecord(id, func(r *record) { r.Frozen = true })
 	}
@@ -88,7 +134,8 @@ func (m *Manager) freezeMounted(ctx context.Context, f *frozen, id string) error
 	}
 	if err != nil {
 		_, forget := m.updateRecord(id, func(r *record) { r.Frozen = false })
-		return errors.Join(fmt.Errorf("volume %s: %w", id, err), forget, v.StopTrim(context.WithoutCancel(ctx)))
+		stop := m.volumeOf(f.volume, f.uid, CheckpointOptions{}).StopTrim(context.WithoutCancel(ctx))
+		return errors.Join(fmt.Errorf("volume %s: %w", id, err), forget, stop)
 	}
 	f.mountpoint = at
 	return nil
@@ -124,7 +171,7 @@ func (m *Manager) CheckpointFrozen(ctx context.Context, id, uid string, o Checkp
 	})
 }
 
-// Thaw gives up what Freeze began, if anything.
+// Thaw gives up what Prepare or Freeze began, if anything.
 func (m *Manager) Thaw(ctx context.Context, id string) error {
 	s, err := m.enter(ctx, id)
 	if err != nil {
@@ -150,6 +197,7 @@ func (m *Manager) expire(id string, f *frozen) {
 func (m *Manager) thaw(id string, s *slot) {
 	f := s.frozen
 	if f == nil {
+		m.unprepare(id, s)
 		return
 	}
 	s.frozen = nil
@@ -169,6 +217,23 @@ func (m *Manager) thaw(id string, s *slot) {
 	}
 	if _, err := m.updateRecord(id, func(r *record) { r.Frozen = false }); err != nil {
 		m.log.Warn("a record still says that the volume is frozen", "volume", id, "error", err)
+	}
+}
+
+// unprepare ends what Prepare began. The slot is held.
+func (m *Manager) unprepare(id string, s *slot) {
+	if s.prepared == "" {
+		return
+	}
+	s.prepared = ""
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	v, err := m.attached(ctx, id)
+	if err == nil && v != nil && v.Open == nil {
+		err = m.volumeOf(v, "", CheckpointOptions{}).StopTrim(ctx)
+	}
+	if err != nil {
+		m.log.Warn("the engine still looks for free space", "volume", id, "error", err)
 	}
 }
 

@@ -125,6 +125,7 @@ type slot struct {
 
 	// Both guarded by sem, and rollback also by Manager.mu where it is written.
 	frozen   *frozen
+	prepared string // uid of a checkpoint for which free space is known
 	rollback *rollback
 }
 

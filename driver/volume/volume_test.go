@@ -297,6 +297,10 @@ func TestFreeze(t *testing.T) {
 			return true
 		}
 	}
+	n.must(n.Prepare(ctx, a, uid1))
+	n.must(n.Prepare(ctx, a, uid1))
+	n.must(n.Prepare(ctx, b, uid1)) // of a group that came to nothing
+	n.want(n.Prepare(ctx, n.create("c", 64*mib), uid1), volume.ErrInvalid)
 	n.must(n.Freeze(ctx, a, uid1, 5*time.Second))
 	n.must(n.Freeze(ctx, a, uid1, 5*time.Second))
 	n.must(n.Freeze(ctx, b, uid2, 5*time.Second))
