@@ -58,8 +58,10 @@ func mode(m corev1.PersistentVolumeAccessMode) func(*corev1.PersistentVolumeClai
 
 // podSpec is a container that runs script with a claim mounted.
 func podSpec(claim, script string) corev1.PodSpec {
+	// With none at all the pod would vanish from the API before it ends.
+	graceful := int64(1)
 	return corev1.PodSpec{
-		TerminationGracePeriodSeconds: new(int64),
+		TerminationGracePeriodSeconds: &graceful,
 		AutomountServiceAccountToken:  new(bool),
 		Containers: []corev1.Container{{
 			Name: "main", Image: debian, ImagePullPolicy: corev1.PullIfNotPresent,

@@ -70,7 +70,7 @@ func (d database) load() {
 
 func (d database) stopLoad() {
 	d.Helper()
-	d.exec(databasePod, "pid=$(cat /tmp/pgbench.pid); kill -INT $pid; while kill -0 $pid 2>/dev/null; do sleep 0.1; done")
+	d.exec(databasePod, "pid=$(cat /tmp/pgbench.pid); kill $pid; while kill -0 $pid 2>/dev/null; do sleep 0.1; done")
 }
 
 // transfers returns how many pgbench has made.

@@ -89,7 +89,7 @@ func TestRestartNodePlugin(t *testing.T) {
 	n.newClaim(xfs, "512Mi", named("other"))
 	w := n.newWriter("writer", claim, onNode("node-1"))
 	p := n.newPod("other", "other", onNode("node-1"))
-	n.exec("other", fill(256))
+	n.exec("other", fill(160))
 	sum := n.exec("other", checksum)
 	c := n.newCheckpoint("checkpoint", "other")
 	n.exec("other", wreck)
