@@ -60,8 +60,8 @@ type VolumeCheckpointStatus struct {
 	// +optional
 	Changed *resource.Quantity `json:"changed,omitempty"`
 
-	// Number of times old content had to be kept elsewhere because the file
-	// system wanted the space that it was kept in.
+	// Old content that had to be moved elsewhere because the file system wanted
+	// the space that it was kept in, in bytes.
 	// +optional
 	MovedBackups *int64 `json:"movedBackups,omitempty"`
 

@@ -138,9 +138,9 @@ func (c *cli) describe(w io.Writer, v *v1alpha1.VolumeCheckpoint) error {
 // describePolicy writes what will happen to an open checkpoint by itself.
 func (c *cli) describePolicy(line func(string, string, ...any), v *v1alpha1.VolumeCheckpoint) {
 	if v.Spec.OutOfSpacePolicy == v1alpha1.OutOfSpaceCommit {
-		line("Out of space", "the checkpoint is dropped")
+		line("If space ends", "the checkpoint is dropped")
 	} else {
-		line("Out of space", "writes fail")
+		line("If space ends", "writes fail")
 	}
 	if d := v.Spec.Deadline; d != nil {
 		action := "rolled back"

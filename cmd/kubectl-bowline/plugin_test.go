@@ -26,7 +26,7 @@ func TestCheckpointAndCommit(t *testing.T) {
 	w.want(t, exitOK, "no checkpoints in namespace", "list")
 	w.want(t, exitOK, "is open: writes stood still for 12ms, 3.0Gi free", "checkpoint", "data", "--name", "before", "--wait", "--minimum-free", "1Gi", "--out-of-space", "commit")
 	w.want(t, exitState, `claim "data" has checkpoint "before"`, "checkpoint", "data")
-	w.want(t, exitOK, "Out of space:      the checkpoint is dropped", "status", "data")
+	w.want(t, exitOK, "If space ends:     the checkpoint is dropped", "status", "data")
 	w.want(t, exitOK, "Phase:             Checkpointed", "status", "before")
 	w.want(t, exitOK, "before   data    node-1   Checkpointed", "status")
 	w.want(t, exitOK, "is committed", "commit", "data", "--wait")

@@ -371,6 +371,12 @@ func (m *Manager) recoverAll() {
 			m.log.Error("recovering", "volume", id, "error", err)
 		}
 	}
+	problems, err := m.pool.Problems()
+	for _, problem := range append(problems, err) {
+		if problem != nil {
+			m.log.Warn("the pool has something that cannot be used", "error", problem)
+		}
+	}
 	all, err := m.pool.List()
 	if err != nil {
 		m.log.Error("recovering", "error", err)
