@@ -17,7 +17,9 @@ import (
 	kubelet "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
 
-type identity struct{ spec.UnimplementedIdentityServer }
+type identity struct {
+	spec.UnimplementedIdentityServer
+}
 
 func (identity) GetPluginInfo(context.Context, *spec.GetPluginInfoRequest) (*spec.GetPluginInfoResponse, error) {
 	return &spec.GetPluginInfoResponse{Name: "d"}, nil
