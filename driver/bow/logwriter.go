@@ -100,6 +100,25 @@ func (w *logWriter) settle() error {
 	if w.engine.state != Checkpoint {
 		return nil
 	}
+	return w.appendNothing()
+}
+
+// settleBlock0 is settle for who is about to write the live content of block 0 and
+// holds transition and block 0. The log on disk may lead to where that was before,
+// and a successor would find it there: who takes over from a dead process must have
+// what that wrote, flushed or not.
+func (w *logWriter) settleBlock0() error {
+	if !w.unsettled.Load() {
+		return nil
+	}
+	if err := w.appendNothing(); err != nil {
+		return fmt.Errorf("writing the log that leads to block 0: %w", err)
+	}
+	return nil
+}
+
+// appendNothing writes the log.
+func (w *logWriter) appendNothing() error {
 	_, err := w.append(&logRequest{failures: w.engine.flushFailures.Load()})
 	return err
 }

@@ -68,6 +68,9 @@ func (e *Engine) writeAt(p []byte, off int64) (int, error) {
 	var n int
 	err := e.overwrite(off, int64(len(p)), func() (err error) {
 		if off == 0 {
+			if err := e.log.settleBlock0(); err != nil {
+				return err
+			}
 			if n, err = e.dev.WriteAt(p[:e.blockSize], e.sector0()); err != nil || n == len(p) {
 				return err
 			}
@@ -102,6 +105,9 @@ func (e *Engine) writeZeroes(off, length int64) error {
 	return e.overwrite(off, length, func() error {
 		rest := off
 		if off == 0 {
+			if err := e.log.settleBlock0(); err != nil {
+				return err
+			}
 			if err := e.dev.WriteZeroes(e.sector0(), e.blockSize); err != nil {
 				return err
 			}
