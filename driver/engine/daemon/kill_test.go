@@ -217,6 +217,7 @@ func TestKilledUnderFio(t *testing.T) {
 		"--iodepth=16", "--rw=randwrite", "--bsrange=4k-512k", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1",
 		"--time_based", "--runtime="+fmt.Sprint(2+kills(t)/4), "--verify_backlog=256", "--output-format=terse")
 	var out bytes.Buffer
+	fio.Dir = t.TempDir() // for the state of its verification
 	fio.Stdout, fio.Stderr = &out, &out
 	if err := fio.Start(); err != nil {
 		t.Skipf("needs fio: %v", err)
