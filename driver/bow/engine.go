@@ -109,7 +109,8 @@ func Open(dev blockdev.Device, blockSize int) (*Engine, error) {
 // was.
 //
 // It carries on with a checkpoint that is to be rolled back as well: that comes
-// when the user has let go of the device.
+// when the user has let go of the device. And it does so on a device that has become
+// larger since the checkpoint, in the size that the user knows.
 func TakeOver(dev blockdev.Device, blockSize int, mem []byte) (*Engine, error) {
 	old := newMemory(mem)
 	e, err := open(dev, blockSize, &old)
@@ -136,6 +137,12 @@ func open(dev blockdev.Device, blockSize int, old *memory) (*Engine, error) {
 	log, err := bowlog.Load(dev)
 	if err != nil && !errors.Is(err, bowlog.ErrNoLog) {
 		return nil, fmt.Errorf("looking for a log: %w", err)
+	}
+	if log != nil && log.Ext != nil && old != nil {
+		// The device may have been made larger and its user not told yet, see Grow.
+		if was := log.Ext.DeviceSize &^ int64(blockSize-1); was >= int64(minBlocks*blockSize) {
+			size = min(size, was)
+		}
 	}
 	e := &Engine{dev: dev, blockSize: int64(blockSize)}
 	e.size.Store(size)
