@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"net/url"
 	"time"
 
 	"github.com/bowline-csi/bowline/driver/engine/enginepb"
@@ -28,23 +29,47 @@ func (m *Manager) refill() {
 			continue // whoever needs the engine says so
 		}
 		for _, v := range resp.Volumes {
-			since := v.Since.AsTime()
-			if v.Open.GetStale() == 0 || told[v.Name].Equal(since) {
+			id, err := url.PathUnescape(v.Name)
+			if err != nil || v.Open.GetStale() == 0 || told[v.Name].Equal(v.Since.AsTime()) {
 				continue
 			}
-			mounts, err := filesystem.Mounts(v.Device)
-			if err != nil || len(mounts) == 0 {
-				continue // mounting it does the same
+			if since, ok := m.tellFree(id); ok {
+				told[v.Name] = since
 			}
-			ctx, cancel := context.WithTimeout(m.ctx, time.Minute)
-			err = FindFree(ctx, m.volumeOf(v, "", CheckpointOptions{}), mounts[0].Path)
-			cancel()
-			told[v.Name] = since
-			if err != nil {
-				m.log.Warn("free space is not known anew", "mapping", v.Name, "error", err)
-				continue
-			}
-			m.log.Info("free space is known again", "mapping", v.Name)
 		}
 	}
+}
+
+// tellFree tells the engine what is free on a volume, and returns since when it
+// serves that. ok is false if nothing was told, and it is to be tried again.
+//
+// It is an operation on the volume like any other, and not tried while another one
+// is under way: what a file system has reported must not reach the engine when the
+// checkpoint has ended and the next one is being opened, or when another mapping of
+// the volume has taken the place of this one. It would be believed for what was
+// written in between, and backups would go there.
+func (m *Manager) tellFree(id string) (since time.Time, ok bool) {
+	s := m.slot(id)
+	select {
+	case s.sem <- struct{}{}:
+	default:
+		return since, false
+	}
+	defer s.leave()
+	ctx, cancel := context.WithTimeout(m.ctx, time.Minute)
+	defer cancel()
+	v, err := m.attached(ctx, id)
+	if err != nil || v == nil || v.Open.GetStale() == 0 || s.frozen != nil {
+		return since, false
+	}
+	mounts, err := filesystem.Mounts(v.Device)
+	if err != nil || len(mounts) == 0 {
+		return since, false // mounting it does the same
+	}
+	if err := FindFree(ctx, m.volumeOf(v, "", CheckpointOptions{}), mounts[0].Path); err != nil {
+		m.log.Warn("free space is not known anew", "volume", id, "error", err)
+	} else {
+		m.log.Info("free space is known again", "volume", id)
+	}
+	return v.Since.AsTime(), true
 }
