@@ -49,16 +49,17 @@ endif
 apiserver:
 	$(GO) run ./hack/cluster programs
 
-test-cluster: ## run the tests of the cluster for development; the first time builds a Kubernetes (root)
+test-cluster: ## run the tests of the cluster for development, and those of the driver in it; the first time builds a Kubernetes (root)
 	$(GO) test -tags cluster -count=1 -timeout 45m ./test/cluster
+	$(GO) test -tags cluster -count=1 -timeout 30m -parallel 4 ./test/e2e
 
 lint: $(TOOLS)/.built ## gofmt, go vet, staticcheck and the import rules
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard -- '*.go')); \
 	if [ -n "$$unformatted" ]; then echo "not formatted with gofmt:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet ./...
-	$(GO) vet -tags cluster ./test/cluster ./test/docs
+	$(GO) vet -tags cluster ./test/cluster ./test/docs ./test/e2e
 	$(TOOLS)/staticcheck ./...
-	$(TOOLS)/staticcheck -tags cluster ./test/cluster ./test/docs
+	$(TOOLS)/staticcheck -tags cluster ./test/cluster ./test/docs ./test/e2e
 	$(GO) run ./hack/lint/imports
 
 fuzz: ## run every fuzz target for FUZZTIME seconds

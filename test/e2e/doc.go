@@ -2,7 +2,7 @@
 // real Kubernetes, through claims, pods and VolumeCheckpoints. Like the tests of
 // the cluster itself these need root and the build tag cluster:
 //
-//	go test -tags cluster -count=1 -timeout 30m ./test/e2e
+//	go test -tags cluster -count=1 -timeout 30m -parallel 4 ./test/e2e
 //
 // One cluster of two nodes serves all tests; it begins and ends with the run.
 // Tests that call t.Parallel leave the driver and the nodes alone and run beside

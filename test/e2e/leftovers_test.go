@@ -7,15 +7,24 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/bowline-csi/bowline/api/v1alpha1"
 )
 
-// leftovers says what is there of volumes when all tests have ended and deleted
-// theirs.
+// leftovers waits until nothing is there of the volumes of the tests, which have
+// ended and deleted theirs, and says what is still there after some time.
 func leftovers(ctx context.Context) error {
+	for deadline := time.Now().Add(goneLimit); ; time.Sleep(time.Second) {
+		if err := look(ctx); err == nil || time.Now().After(deadline) {
+			return err
+		}
+	}
+}
+
+func look(ctx context.Context) error {
 	var found []error
 	var volumes corev1.PersistentVolumeList
 	if err := api.List(ctx, &volumes); err != nil {
@@ -27,16 +36,16 @@ func leftovers(ctx context.Context) error {
 		}
 	}
 	for _, node := range []string{"node-1", "node-2"} {
-		for _, look := range []struct{ what, script string }{
+		for _, place := range []struct{ what, script string }{
 			{"in the pool", "ls /var/lib/bowline/pool"},
 			{"mounted", "grep -e csi.bowline.dev -e /run/bowline/ /proc/mounts || true"},
 		} {
-			output, err := cluster.run(ctx, "exec", node, "bash", "-c", look.script)
+			output, err := cluster.run(ctx, "exec", node, "bash", "-c", place.script)
 			if err != nil {
 				found = append(found, err)
 			}
 			if output = strings.TrimSpace(output); output != "" {
-				found = append(found, fmt.Errorf("%s: %s after all tests: %s", node, look.what, output))
+				found = append(found, fmt.Errorf("%s: %s after all tests: %s", node, place.what, output))
 			}
 		}
 	}

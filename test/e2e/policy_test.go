@@ -259,5 +259,11 @@ func TestDeletedNamespace(t *testing.T) {
 	n.phase(waiting, v1alpha1.PhaseRollbackPending, 15*time.Second)
 	began := time.Now()
 	n.deleteNamespace()
+	n.until(goneLimit, func() error {
+		if left := n.volumes(n.Context()); len(left) > 0 {
+			return fmt.Errorf("volumes are left: %v", left)
+		}
+		return nil
+	})
 	t.Logf("the namespace and its volumes were gone after %v", time.Since(began).Round(100*time.Millisecond))
 }

@@ -59,7 +59,11 @@ func (d database) sql(statements string) string {
 func (d database) load() {
 	d.Helper()
 	before := d.transfers()
-	d.exec(databasePod, "setsid pgbench -n -c 4 -R 200 -T 600 >/tmp/pgbench 2>&1 </dev/null & echo $! >/tmp/pgbench.pid")
+	// The server is the first process of the container and takes the end of an
+	// orphan for that of one of its own, so the load keeps its parent.
+	go func() {
+		_, _ = d.tryExec(databasePod, "pgbench -n -c 4 -R 200 -T 600 >/tmp/pgbench 2>&1 & echo $! >/tmp/pgbench.pid; wait")
+	}()
 	d.until(20*time.Second, func() error {
 		if now := d.transfers(); now < before+50 {
 			return fmt.Errorf("%d transfers, before %d: %s", now, before, d.exec(databasePod, "tail -n 3 /tmp/pgbench"))

@@ -103,13 +103,7 @@ func TestRestartNodePlugin(t *testing.T) {
 	n.desire(c, v1alpha1.RolledBack)
 	n.phase(c, v1alpha1.PhaseRollbackPending, podLimit)
 	n.remove(p)
-	killed := v1alpha1.Phase("")
-	for deadline := time.Now().Add(30 * time.Second); killed == "" && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		n.read(c)
-		if now := c.Status.Phase; now == v1alpha1.PhaseRollingBack || now.Final() {
-			killed = now
-		}
-	}
+	killed := n.underway(c)
 	n.kill(nodePart, "node-1")
 	t.Logf("the node plugin was killed when the checkpoint was %s", killed)
 	n.phase(c, v1alpha1.PhaseRolledBack, rollbackLimit)
@@ -118,6 +112,71 @@ func TestRestartNodePlugin(t *testing.T) {
 	equal(n, "the content after the rollback", n.exec("next", checksum), sum)
 	n.writes(w, count)
 	n.partReady(nodePart, "node-1")
+}
+
+// underway waits until a rollback is being done, or over if that was missed, and
+// returns the phase.
+func (n *tenant) underway(c *v1alpha1.VolumeCheckpoint) v1alpha1.Phase {
+	n.Helper()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		n.read(c)
+		if now := c.Status.Phase; now == v1alpha1.PhaseRollingBack || now.Final() {
+			return now
+		}
+	}
+	n.Fatalf("the rollback does not begin\n%s", describe(c))
+	return ""
+}
+
+// TestKillEngine: the process that serves is killed under I/O, and in the middle
+// of a rollback; the one that takes its place goes on, and nobody gets an error.
+func TestKillEngine(t *testing.T) {
+	n := newTenant(t)
+	n.newClaim(ext4, "256Mi")
+	n.newClaim(xfs, "512Mi", named("other"))
+	w := n.newWriter("writer", claim, onNode("node-1"))
+	p := n.newPod("other", "other", onNode("node-1"))
+	n.exec("other", fill(160))
+	sum := n.exec("other", checksum)
+	load := n.newCheckpoint("load", claim)
+	c := n.newCheckpoint("checkpoint", "other")
+	n.exec("other", wreck)
+	wrecked := n.exec("other", checksum)
+	count := n.writes(w, 0)
+	for range 3 {
+		n.killServer("node-1")
+		count = n.writes(w, count)
+	}
+	equal(n, "the content after the server was killed", n.exec("other", checksum), wrecked)
+	n.desire(load, v1alpha1.Committed)
+	n.phase(load, v1alpha1.PhaseCommitted, 30*time.Second)
+	n.desire(c, v1alpha1.RolledBack)
+	n.phase(c, v1alpha1.PhaseRollbackPending, 15*time.Second)
+	n.remove(p)
+	killed := n.underway(c)
+	n.killServer("node-1")
+	t.Logf("the server was killed when the checkpoint was %s", killed)
+	n.phase(c, v1alpha1.PhaseRolledBack, rollbackLimit)
+	n.gone(p)
+	n.newPod("next", "other")
+	equal(n, "the content after the rollback", n.exec("next", checksum), sum)
+	n.writes(w, count)
+}
+
+// killServer kills the process of a node's engine that serves. The script sees
+// the processes of that node only.
+func (n *tenant) killServer(node string) {
+	n.Helper()
+	killed := n.on(node, `
+		for p in /proc/[0-9]*; do
+			command=$(tr '\0' ' ' <$p/cmdline 2>/dev/null) || continue
+			case $command in
+			*' engine '*' --serve '*) kill -KILL ${p#/proc/}; echo $command ;;
+			esac
+		done`)
+	if killed == "" {
+		n.Fatalf("no engine serves on %s", node)
+	}
 }
 
 // TestRestartController: deadlines and evictions wait for the controller and are
@@ -187,6 +246,7 @@ func TestPowerCut(t *testing.T) {
 	n.desire(rolling, v1alpha1.RolledBack)
 	n.phase(rolling, v1alpha1.PhaseRollbackPending, 15*time.Second)
 	n.remove(other)
+	t.Logf("the power is cut when the checkpoint is %s", n.underway(rolling))
 	if _, err := cluster.run(t.Context(), "kill-node", node); err != nil {
 		t.Fatal(err)
 	}
