@@ -124,7 +124,10 @@ func (m *Manager) commit(ctx context.Context, s *slot, p place, uid string) erro
 		}
 		return fmt.Errorf("volume %s: checkpoint %s: %w", p.id, uid, ErrNoCheckpoint)
 	}
-	if open.rollback || s.rollback.running() {
+	// What could not be put back for damage may be given up, if that is not
+	// marked on the volume as well.
+	marked := r.asksForRollback(uid) && (s.rollback == nil || s.rollback.running() || !errors.Is(s.rollback.err, ErrDamaged))
+	if open.rollback || marked || s.rollback.running() {
 		return fmt.Errorf("volume %s: it cannot be committed any more: %w", p.id, ErrRollbackPending)
 	}
 	set := func(st stage) error {

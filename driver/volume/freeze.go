@@ -155,9 +155,10 @@ func (m *Manager) CheckpointFrozen(ctx context.Context, id, uid string, o Checkp
 		if f.mountpoint == "" {
 			return m.checkpoint(ctx, s, p, uid, o)
 		}
-		f.timer.Stop()
-		s.frozen = nil
 		return m.openCheckpoint(id, uid, func() (time.Duration, error) {
+			// Not before: as long as this may not be reached, the timer thaws.
+			f.timer.Stop()
+			s.frozen = nil
 			switching, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxFrozen)
 			defer cancel()
 			v := m.volumeOf(f.volume, uid, o)

@@ -37,17 +37,17 @@ func (m *Manager) Delete(ctx context.Context, id string) error {
 		return err
 	}
 	if v != nil {
-		mounts, err := filesystem.Mounts(v.Device)
+		users, err := m.users(v.Device, "") // the staging path counts
 		if err != nil {
 			return fmt.Errorf("volume %s: %w", id, err)
 		}
-		if len(mounts) > 0 {
-			return fmt.Errorf("volume %s: it is mounted at %s: %w", id, mounts[0].Path, ErrInUse)
+		if len(users) > 0 {
+			return fmt.Errorf("volume %s: it is mounted at %s: %w", id, users[0].Path, ErrInUse)
 		}
 		if err := m.detach(ctx, id); err != nil {
 			return err
 		}
-	} else if err := m.clearDead(ctx, id); err != nil {
+	} else if err := m.clearDead(ctx, place{id: id}); err != nil {
 		return err
 	}
 	if err := m.pool.Delete(ctx, id); err != nil {
@@ -211,11 +211,11 @@ func (m *Manager) Stats(ctx context.Context, id, path string) (Usage, error) {
 	if _, err := m.locate(Ref{ID: id}); err != nil {
 		return Usage{}, err
 	}
-	v, err := m.attached(ctx, id)
+	v, err := m.ask(ctx, id)
 	if err != nil {
 		return Usage{}, err
 	}
-	if v == nil {
+	if v == nil || !isExportOf(v.Device, id) {
 		return Usage{}, fmt.Errorf("volume %s: %w", id, ErrNotStaged)
 	}
 	real, err := realPath(path)

@@ -49,6 +49,9 @@ func (m *Manager) Publish(ctx context.Context, o PublishOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := m.rememberStaging(o.StageOptions); err != nil {
+		return err
+	}
 	if err := m.settle(ctx, s, p); err != nil {
 		return err
 	}
@@ -56,6 +59,7 @@ func (m *Manager) Publish(ctx context.Context, o PublishOptions) error {
 	if err != nil {
 		return fmt.Errorf("volume %s: target path: %w: %w", o.ID, err, ErrInvalid)
 	}
+	p.target = target
 	v, err := m.stage(ctx, p, o.StageOptions)
 	if err != nil {
 		return err
@@ -77,10 +81,15 @@ func (m *Manager) Publish(ctx context.Context, o PublishOptions) error {
 			}
 			continue
 		}
-		if !o.Block && u.ReadOnly != o.ReadOnly {
-			return fmt.Errorf("volume %s: it is published at %s already, with other rights to write: %w", o.ID, target, ErrInvalid)
+		if o.Block || u.ReadOnly == o.ReadOnly {
+			return nil
 		}
-		return nil
+		// Of a file system that is read-only as a whole, by a mount option or
+		// after an error, every mount is.
+		if whole, _, err := filesystem.MountedAt(source); err == nil && whole.ReadOnly && !o.ReadOnly {
+			return nil
+		}
+		return fmt.Errorf("volume %s: it is published at %s already, with other rights to write: %w", o.ID, target, ErrInvalid)
 	}
 	if err := m.releaseTarget(ctx, o.ID, target); err != nil {
 		return err

@@ -45,6 +45,13 @@ type checkpointRecord struct {
 	Frozen time.Duration `json:"frozen,omitempty"`
 }
 
+// asksForRollback tells whether the checkpoint uid was to be rolled back when the
+// record was written.
+func (r record) asksForRollback(uid string) bool {
+	c := r.Checkpoint
+	return c != nil && c.Stage == rollingBack && sameUID(c.UID, uid)
+}
+
 type stage string
 
 const (

@@ -59,7 +59,7 @@ func (r *rollback) failed() bool {
 		return false
 	}
 	wait := retryInterval
-	if errors.Is(r.err, ErrInUse) {
+	if errors.Is(r.err, ErrInUse) || errors.Is(r.err, ErrEngineDown) {
 		wait = checkInterval
 	}
 	return time.Since(r.ended) < wait
@@ -163,15 +163,13 @@ func (m *Manager) due(ctx context.Context, p place) (bool, error) {
 	if err != nil || now == nil {
 		return false, err
 	}
-	if now.rollback {
-		return true, nil
+	if !now.rollback {
+		r, err := m.loadRecord(p.id)
+		if err != nil || !r.asksForRollback(now.uid) {
+			return false, err
+		}
 	}
-	r, err := m.loadRecord(p.id)
-	if err != nil {
-		return false, err
-	}
-	c := r.Checkpoint
-	return c != nil && c.Stage == rollingBack && sameUID(c.UID, now.uid), nil
+	return true, pendingIfInUse(m.clearDead(ctx, p))
 }
 
 // withdraw unmounts and detaches a volume that nobody uses.
@@ -189,15 +187,20 @@ func (m *Manager) withdraw(ctx context.Context, p place, v *enginepb.Volume) err
 	}
 	if r.StagingPath != "" {
 		if err := m.unmountDevice(ctx, p.id, r.StagingPath, v.Device); err != nil {
-			return err
+			return pendingIfInUse(err)
 		}
 	}
 	if err := m.removePrivate(ctx, p.id, filepath.Join(m.privateDir(), mappingName(p.id))); err != nil {
-		return err
+		return pendingIfInUse(err)
 	}
-	err = m.detach(ctx, p.id)
+	return pendingIfInUse(m.detach(ctx, p.id))
+}
+
+// pendingIfInUse makes of an error that says that the volume is in use one that
+// says to try again: a container that is about to end still has the mount, or
+// somebody looks at a directory of it.
+func pendingIfInUse(err error) error {
 	if errors.Is(err, ErrInUse) {
-		// A container that is about to end still has the mount.
 		return fmt.Errorf("%w: %w", err, ErrRollbackPending)
 	}
 	return err
@@ -213,6 +216,9 @@ func (m *Manager) startRollback(s *slot, p place) error {
 		r.ended = time.Now()
 		close(r.done)
 		m.changed(p.id)
+		if r.err != nil && !errors.Is(r.err, ErrDamaged) {
+			m.kick(p.id)
+		}
 	})
 	if !started {
 		r.err = fmt.Errorf("volume %s: shutting down: %w", p.id, ErrRollbackPending)
@@ -223,7 +229,7 @@ func (m *Manager) startRollback(s *slot, p place) error {
 
 // restore puts a volume that is not attached back to its checkpoint.
 func (m *Manager) restore(r *rollback, p place) error {
-	if err := m.clearDead(m.ctx, p.id); err != nil {
+	if err := m.clearDead(m.ctx, p); err != nil {
 		return err
 	}
 	now, err := openOnDisk(p)
@@ -273,7 +279,7 @@ func (m *Manager) kick(id string) {
 
 // run takes care of rollbacks while nobody calls.
 func (m *Manager) run() {
-	m.recoverAll()
+	left, wait := m.recoverAll(), checkInterval
 	for {
 		m.mu.Lock()
 		ids := make([]string, 0, len(m.waiting))
@@ -288,11 +294,17 @@ func (m *Manager) run() {
 				tick = time.After(checkInterval)
 			}
 		}
+		var retry <-chan time.Time
+		if len(left) > 0 {
+			retry = time.After(wait)
+		}
 		select {
 		case <-m.ctx.Done():
 			return
 		case <-m.wake:
 		case <-tick:
+		case <-retry:
+			left, wait = m.recoverThese(left), min(2*wait, retryInterval)
 		}
 	}
 }
@@ -331,25 +343,31 @@ func (m *Manager) advance(id string) (more bool) {
 	defer cancel()
 	due, err := m.due(ctx, p)
 	switch {
-	case errors.Is(err, ErrRollbackPending), errors.Is(err, ErrEngineDown), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, ErrRollbackPending), errors.Is(err, ErrEngineDown), errors.Is(err, ErrBusy), errors.Is(err, context.DeadlineExceeded):
 		return again()
-	case err != nil:
+	case errors.Is(err, ErrDamaged): // until a person has seen to it
 		m.log.Error("looking for a rollback that is due", "volume", id, "error", err)
+		return false
+	case err != nil:
+		m.log.Error("looking for a rollback that is due", "volume", id, "error", err, "again after", retryInterval)
+		time.AfterFunc(retryInterval, func() { m.kick(id) })
 		return false
 	case !due:
 		return false
 	}
 	if s.rollback.failed() {
-		return again()
+		// What is damaged is tried again when somebody wants the volume.
+		return !errors.Is(s.rollback.err, ErrDamaged) && again()
 	}
 	if err := m.startRollback(s, p); err != nil {
 		m.log.Error("starting a rollback", "volume", id, "error", err)
 	}
-	return again() // it may fail
+	return false // when it fails it says so
 }
 
-// recoverAll finishes what an earlier Manager was doing when it ended.
-func (m *Manager) recoverAll() {
+// recoverAll finishes what an earlier Manager was doing when it ended. It returns
+// the volumes with which that is to be tried again.
+func (m *Manager) recoverAll() (left []string) {
 	for m.ctx.Err() == nil {
 		if _, err := m.engine.List(m.ctx, &enginepb.ListRequest{}); err == nil {
 			break
@@ -363,14 +381,7 @@ func (m *Manager) recoverAll() {
 	if err != nil {
 		m.log.Error("recovering", "error", err)
 	}
-	for _, id := range ids {
-		if m.ctx.Err() != nil {
-			return
-		}
-		if err := m.recover(id); err != nil {
-			m.log.Error("recovering", "volume", id, "error", err)
-		}
-	}
+	left = m.recoverThese(ids)
 	problems, err := m.pool.Problems()
 	for _, problem := range append(problems, err) {
 		if problem != nil {
@@ -384,6 +395,20 @@ func (m *Manager) recoverAll() {
 	for _, v := range all {
 		m.kick(v.ID)
 	}
+	return left
+}
+
+func (m *Manager) recoverThese(ids []string) (left []string) {
+	for _, id := range ids {
+		if m.ctx.Err() != nil {
+			return nil
+		}
+		if err := m.recover(id); err != nil {
+			m.log.Error("recovering; it is tried again", "volume", id, "error", err)
+			left = append(left, id)
+		}
+	}
+	return left
 }
 
 func (m *Manager) recover(id string) error {

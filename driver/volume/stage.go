@@ -64,10 +64,28 @@ func (m *Manager) Stage(ctx context.Context, o StageOptions) error {
 	if err != nil {
 		return err
 	}
+	if err := m.rememberStaging(o); err != nil {
+		return err
+	}
 	if err := m.settle(ctx, s, p); err != nil {
 		return err
 	}
 	_, err = m.stage(ctx, p, o)
+	return err
+}
+
+// rememberStaging notes where a volume is staged if that has been lost: otherwise
+// the mount there would pass for a user's, and a rollback wait for it for ever.
+func (m *Manager) rememberStaging(o StageOptions) error {
+	staging, err := realPath(o.StagingPath)
+	if err != nil {
+		return nil // nothing is mounted there
+	}
+	_, err = m.updateRecord(o.ID, func(r *record) {
+		if r.StagingPath == "" {
+			r.StagingPath = staging
+		}
+	})
 	return err
 }
 
@@ -105,7 +123,7 @@ func (m *Manager) attach(ctx context.Context, p place) (*enginepb.Volume, error)
 	if v != nil || err != nil {
 		return v, err
 	}
-	if err := m.clearDead(ctx, p.id); err != nil {
+	if err := m.clearDead(ctx, p); err != nil {
 		return nil, err
 	}
 	req := &enginepb.AttachRequest{Name: mappingName(p.id), Path: p.path}
@@ -162,6 +180,11 @@ func (m *Manager) handOut(ctx context.Context, p place, fsType string) error {
 // mountAt mounts the file system of a mapping at target, and makes it first if the
 // volume was never used.
 func (m *Manager) mountAt(ctx context.Context, p place, v *enginepb.Volume, target, fsType string, options []string) error {
+	held, err := hold(p.id, v)
+	if err != nil {
+		return err
+	}
+	defer held.Close()
 	_, device, err := filesystem.MountedAt(target)
 	switch {
 	case err == nil && device == v.Device:
@@ -250,7 +273,7 @@ func (m *Manager) Unstage(ctx context.Context, id, stagingPath string) error {
 		return err
 	}
 	if v == nil {
-		if err := m.clearDead(ctx, id); err != nil {
+		if err := m.clearDead(ctx, place{id: id}); err != nil {
 			return err
 		}
 	} else {

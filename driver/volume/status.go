@@ -110,7 +110,7 @@ func (m *Manager) Status(ctx context.Context, id string) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	v, err := m.attached(ctx, id)
+	v, err := m.ask(ctx, id)
 	if err != nil {
 		return Status{}, err
 	}
@@ -157,6 +157,9 @@ func (m *Manager) List(ctx context.Context) ([]Status, error) {
 
 func (m *Manager) status(p place, v *enginepb.Volume) (Status, error) {
 	s := Status{ID: p.id, Path: p.path}
+	if v != nil && !isExportOf(v.Device, p.id) {
+		v = nil // on its way out, see attached
+	}
 	if p.pool != nil {
 		s.Size = p.pool.Size
 	}
@@ -171,12 +174,8 @@ func (m *Manager) status(p place, v *enginepb.Volume) (Status, error) {
 		if v.Open != nil {
 			now = &current{uid: v.Open.Id, opened: v.Open.Opened.AsTime(), rollback: v.Open.RollbackRequested}
 		}
-		users, err := m.users(v.Device, r.StagingPath)
-		if err != nil {
-			return s, fmt.Errorf("volume %s: %w", p.id, err)
-		}
-		for _, u := range users {
-			s.Publishers = append(s.Publishers, u.Path)
+		if err := m.addPublishers(&s, v.Device, r.StagingPath); err != nil {
+			return s, err
 		}
 	} else if now, err = openOnDisk(p); err != nil {
 		return s, err
@@ -188,6 +187,11 @@ func (m *Manager) status(p place, v *enginepb.Volume) (Status, error) {
 		}
 		s.Staged = err == nil && v != nil && device == v.Device
 		s.Dead = err == nil && v == nil && isExportOf(device, p.id)
+		if s.Dead {
+			if err := m.addPublishers(&s, device, r.StagingPath); err != nil {
+				return s, err
+			}
+		}
 	}
 	if now != nil {
 		s.Open = describeOpen(now, v)
@@ -195,6 +199,17 @@ func (m *Manager) status(p place, v *enginepb.Volume) (Status, error) {
 	s.Last = describeLast(settled(r.Checkpoint, now, v.GetEnded()))
 	s.Rollback = m.describeRollback(p.id, s, r)
 	return s, nil
+}
+
+func (m *Manager) addPublishers(s *Status, device, staging string) error {
+	users, err := m.users(device, staging)
+	if err != nil {
+		return fmt.Errorf("volume %s: %w", s.ID, err)
+	}
+	for _, u := range users {
+		s.Publishers = append(s.Publishers, u.Path)
+	}
+	return nil
 }
 
 // isExportOf tells whether a device is, or was, the mapping of the volume.
@@ -250,8 +265,7 @@ func (m *Manager) describeRollback(id string, s Status, r record) *RollbackStatu
 			Total:     job.total,
 		}
 	}
-	asked := s.Open != nil && (s.Open.RollbackRequested || !s.Attached &&
-		r.Checkpoint != nil && r.Checkpoint.Stage == rollingBack && sameUID(r.Checkpoint.UID, s.Open.UID))
+	asked := s.Open != nil && (s.Open.RollbackRequested || !s.Attached && r.asksForRollback(s.Open.UID))
 	if !asked {
 		return nil
 	}
@@ -291,7 +305,7 @@ func (m *Manager) Health(ctx context.Context, id string) (Health, error) {
 	case err != nil:
 		return Health{}, err
 	case s.Dead:
-		return bad(HealthEngineLost, "the process that served the volume was killed; its users get I/O errors until their pods are restarted")
+		return bad(HealthEngineLost, "the process that served the volume was killed; its users get I/O errors until their pods are deleted and made anew")
 	case s.Rollback != nil && s.Rollback.Err != nil:
 		return bad(HealthRollback, "the volume is to be rolled back, and that fails: %v", s.Rollback.Err)
 	case s.Rollback != nil && s.Rollback.Running:

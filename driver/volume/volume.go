@@ -235,6 +235,8 @@ type place struct {
 	id   string
 	path string       // image file or block device
 	pool *pool.Volume // nil if it is not from the pool
+
+	target string // where it is about to be published; "" if it is not
 }
 
 // locate finds a volume. The error wraps pool.ErrNotFound if there is none.
@@ -294,8 +296,24 @@ func fromEngine(id, doing string, err error) error {
 	return fmt.Errorf("volume %s: %s: %s: %w", id, doing, s.Message(), kind)
 }
 
-// attached asks the engine for a volume; nil means that it is not attached.
+// attached asks the engine for a volume; nil means that it is not attached. The
+// slot is held.
 func (m *Manager) attached(ctx context.Context, id string) (*enginepb.Volume, error) {
+	v, err := m.ask(ctx, id)
+	if v == nil || err != nil || isExportOf(v.Device, id) {
+		return v, err
+	}
+	// The device was taken away, or is on its way out after a Detach that took
+	// too long. Its number may be that of another volume by now.
+	if err := m.detach(ctx, id); err != nil {
+		return nil, fmt.Errorf("%w: its device is on its way out: %w", err, ErrBusy)
+	}
+	return nil, nil
+}
+
+// ask is attached for those who only look: it does not have the slot, and what it
+// returns may be over.
+func (m *Manager) ask(ctx context.Context, id string) (*enginepb.Volume, error) {
 	v, err := m.engine.Get(ctx, &enginepb.GetRequest{Name: mappingName(id)})
 	if status.Code(err) == codes.NotFound {
 		return nil, nil
@@ -304,4 +322,17 @@ func (m *Manager) attached(ctx context.Context, id string) (*enginepb.Volume, er
 		return nil, fromEngine(id, "asking the engine", err)
 	}
 	return v, nil
+}
+
+// hold opens the device of a mapping and makes sure that it is the volume's. While
+// it is open the number cannot become another device's.
+func hold(id string, v *enginepb.Volume) (*os.File, error) {
+	f, err := os.Open(v.Device)
+	if err != nil {
+		return nil, fmt.Errorf("volume %s: its device: %w", id, err)
+	}
+	if !isExportOf(v.Device, id) {
+		return nil, errors.Join(fmt.Errorf("volume %s: %s is not its device any more: %w", id, v.Device, ErrBusy), f.Close())
+	}
+	return f, nil
 }

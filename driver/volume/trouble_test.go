@@ -1,0 +1,225 @@
+package volume_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/bowline-csi/bowline/driver/engine/enginepb"
+	"github.com/bowline-csi/bowline/driver/filesystem"
+	"github.com/bowline-csi/bowline/driver/volume"
+)
+
+// TestDeviceTakenAway: the loop device of a volume goes, and its number becomes
+// that of another volume.
+func TestDeviceTakenAway(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	a, b := n.create("a", 64*mib), n.create("b", 64*mib)
+	n.write(filepath.Join(n.start(a, "p"), "f"), "a's")
+	o := n.options(a, "p")
+	n.must(n.Unpublish(ctx, a, o.TargetPath))
+	device := n.status(a).Device
+	n.must(unix.Unmount(o.StagingPath, 0))
+	f, err := os.Open(device)
+	n.must(err)
+	n.must(errors.Join(unix.IoctlSetInt(int(f.Fd()), unix.LOOP_CLR_FD, 0), f.Close()))
+	// Others on this machine use loop devices, too.
+	n.write(filepath.Join(n.start(b, "p"), "f"), "b's")
+	if now := n.status(b).Device; now != device {
+		t.Skipf("b got %s, not %s", now, device)
+	}
+	if s := n.status(a); s.Attached || s.Staged || len(s.Publishers) > 0 {
+		t.Errorf("%+v", s)
+	}
+	n.wantFile(filepath.Join(n.start(a, "q"), "f"), "a's")
+	n.end(a, "q")
+	n.wantFile(filepath.Join(n.options(b, "p").TargetPath, "f"), "b's")
+	n.end(b, "p")
+}
+
+// TestDeadInUse: what is dead stays mounted where pods have it, or their
+// containers would write to the node's own disk when they are started again.
+func TestDeadInUse(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	id := n.create("pvc-1", 64*mib)
+	at := n.start(id, "a")
+	n.write(filepath.Join(at, "f"), "old")
+	n.must(n.Checkpoint(ctx, id, uid1, volume.CheckpointOptions{}))
+	n.write(filepath.Join(at, "f"), "new")
+	n.killEngine()
+	n.startEngine()
+	n.eventually("the engine is back", func() bool { _, err := n.Status(ctx, id); return err == nil })
+	mounted := func() {
+		t.Helper()
+		if _, _, err := filesystem.MountedAt(at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.want(n.Commit(ctx, id, uid1), volume.ErrInUse)
+	mounted()
+	n.want(n.Publish(ctx, n.options(id, "b")), volume.ErrInUse)
+	mounted()
+	n.must(n.Rollback(ctx, id, uid1))
+	time.Sleep(1500 * time.Millisecond)
+	mounted()
+	if s := n.status(id); !s.Dead || len(s.Publishers) != 1 || s.Rollback == nil || len(s.Rollback.WaitingFor) != 1 || s.Open == nil {
+		t.Fatalf("%+v", s)
+	}
+	n.want(n.Publish(ctx, n.options(id, "b")), volume.ErrRollbackPending)
+	n.must(n.Unpublish(ctx, id, at))
+	n.eventually("rolled back", func() bool { s := n.status(id); return s.Rollback == nil && s.Open == nil })
+	n.wantFile(filepath.Join(n.start(id, "c"), "f"), "old")
+
+	// What it had published is published anew in the place of what is dead.
+	n.killEngine()
+	n.startEngine()
+	n.eventually("the engine is back", func() bool { _, err := n.Status(ctx, id); return err == nil })
+	o := n.options(id, "c")
+	n.must(n.Publish(ctx, o))
+	n.wantFile(filepath.Join(o.TargetPath, "f"), "old")
+	n.end(id, "c")
+}
+
+// TestFrozenNoRecord: a checkpoint whose record cannot be written leaves nothing
+// frozen.
+func TestFrozenNoRecord(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	id := n.create("pvc-1", 64*mib)
+	at := n.start(id, "a")
+	n.must(n.Freeze(ctx, id, uid1, time.Second))
+	records := filepath.Join(n.dir, "state", "volumes")
+	n.must(unix.Mount(records, records, "", unix.MS_BIND, ""))
+	n.must(unix.Mount("", records, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	n.want(n.CheckpointFrozen(ctx, id, uid1, volume.CheckpointOptions{}), unix.EROFS)
+	done := make(chan struct{})
+	go func() {
+		n.write(filepath.Join(at, "f"), "x")
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Error("it is still frozen")
+		n.must(filesystem.Thaw(at))
+		<-done
+	}
+	n.must(unix.Unmount(records, 0))
+	n.must(n.Checkpoint(ctx, id, uid1, volume.CheckpointOptions{}))
+	n.end(id, "a")
+}
+
+// engineWith is an engine that restores as asked.
+type engineWith struct {
+	enginepb.EngineClient
+	restore func() error
+}
+
+func (e engineWith) Restore(ctx context.Context, req *enginepb.RestoreRequest, o ...grpc.CallOption) (grpc.ServerStreamingClient[enginepb.RestoreProgress], error) {
+	if err := e.restore(); err != nil {
+		return nil, err
+	}
+	return e.EngineClient.Restore(ctx, req, o...)
+}
+
+// TestRollbackFailsLate: a rollback that fails after a while is tried again though
+// nobody wants the volume.
+func TestRollbackFailsLate(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	var tries atomic.Int32
+	n.client = engineWith{n.client, func() error {
+		time.Sleep(700 * time.Millisecond)
+		if tries.Add(1) < 3 {
+			return status.Error(codes.Unavailable, "killed")
+		}
+		return nil
+	}}
+	n.restartManager()
+	id := n.create("pvc-1", 64*mib)
+	at := n.start(id, "a")
+	n.write(filepath.Join(at, "f"), "old")
+	n.must(n.Checkpoint(ctx, id, uid1, volume.CheckpointOptions{}))
+	n.write(filepath.Join(at, "f"), "new")
+	n.end(id, "a")
+	n.must(n.Rollback(ctx, id, uid1))
+	n.want(n.Commit(ctx, id, uid1), volume.ErrRollbackPending) // not marked on the volume
+	n.eventually("rolled back", func() bool { return n.status(id).Open == nil })
+	n.wantFile(filepath.Join(n.start(id, "b"), "f"), "old")
+	n.end(id, "b")
+}
+
+// TestStagingBusy: somebody who looks at the staging path does not keep a rollback
+// from being done, and neither does a record that was lost.
+func TestStagingBusy(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	id := n.create("pvc-1", 64*mib)
+	at := n.start(id, "a")
+	n.write(filepath.Join(at, "f"), "old")
+	n.must(n.Checkpoint(ctx, id, uid1, volume.CheckpointOptions{}))
+	n.write(filepath.Join(at, "f"), "new")
+	n.must(n.Rollback(ctx, id, uid1))
+	looks, err := os.Open(n.options(id, "a").StagingPath)
+	n.must(err)
+	n.must(n.Unpublish(ctx, id, at))
+	n.want(n.Publish(ctx, n.options(id, "b")), volume.ErrRollbackPending)
+	time.Sleep(time.Second)
+	n.must(looks.Close())
+	n.eventually("rolled back", func() bool { return n.status(id).Open == nil })
+
+	at = n.start(id, "a")
+	n.wantFile(filepath.Join(at, "f"), "old")
+	n.must(n.Checkpoint(ctx, id, uid2, volume.CheckpointOptions{}))
+	n.write(filepath.Join(at, "f"), "new")
+	n.must(n.Rollback(ctx, id, uid2))
+	n.must(os.Remove(filepath.Join(n.dir, "state", "volumes", id+".json")))
+	n.must(n.Unpublish(ctx, id, at))
+	o := n.options(id, "b")
+	n.must(n.Publish(ctx, o))
+	n.wantFile(filepath.Join(o.TargetPath, "f"), "old")
+	n.end(id, "b")
+}
+
+// TestReadOnlyFilesystem: publishing again what is read-only as a whole is no error.
+func TestReadOnlyFilesystem(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	id := n.create("pvc-1", 16*mib)
+	n.start(id, "a")
+	n.end(id, "a")
+	o := n.options(id, "a")
+	o.MountOptions = []string{"ro"}
+	for range 2 {
+		n.must(n.Stage(ctx, o.StageOptions))
+		n.must(n.Publish(ctx, o))
+	}
+	n.end(id, "a")
+}
+
+// TestDeletePublishedBlock: a block volume that nobody happens to have open is in
+// use all the same.
+func TestDeletePublishedBlock(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	id := n.create("raw", 16*mib)
+	o := n.options(id, "a")
+	o.Block = true
+	n.must(n.Stage(ctx, o.StageOptions))
+	n.must(n.Publish(ctx, o))
+	n.want(n.Delete(ctx, id), volume.ErrInUse)
+	n.must(n.Unpublish(ctx, id, o.TargetPath))
+	n.must(n.Delete(ctx, id)) // it was only staged
+	n.must(n.Unstage(ctx, id, o.StagingPath))
+}
