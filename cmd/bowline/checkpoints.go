@@ -154,6 +154,7 @@ func forNode(err error) error {
 		{pool.ErrDamaged, node.ErrDamaged},
 		{pool.ErrNotFound, node.ErrNotFound},
 		{pool.ErrForeign, node.ErrNotFound},
+		{volume.ErrMissing, node.ErrMissing},
 		{volume.ErrNotStaged, node.ErrNotStaged},
 		{volume.ErrNotFrozen, node.ErrNotFrozen},
 		{volume.ErrCheckpointOpen, node.ErrCheckpointOpen},

@@ -229,6 +229,7 @@ func (r *reconciler) again(status *v1alpha1.VolumeCheckpointStatus, o outcome) (
 	case errors.Is(o.err, ErrEngineDown), errors.Is(o.err, ErrRollbackPending):
 		after = 3 * time.Second
 	case errors.Is(o.err, ErrNotStaged), errors.Is(o.err, ErrNotFound): // told by Watch
+	case errors.Is(o.err, ErrMissing):
 	case errors.Is(o.err, ErrDamaged): // until a person has seen to it
 	default:
 		return reconcile.Result{}, o.err // more and more slowly

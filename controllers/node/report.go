@@ -35,6 +35,9 @@ func report(c *v1alpha1.VolumeCheckpoint, o outcome, now time.Time) v1alpha1.Vol
 		r.ended(*o.facts.Last)
 	case errors.Is(o.err, ErrNotFound) && reported(c):
 		r.lost("The node %s has no volume %s any more: it was deleted, or the node's storage was replaced.", c.Status.NodeName, c.Status.VolumeHandle)
+	case errors.Is(o.err, ErrMissing) && reported(c) && c.DeletionTimestamp != nil:
+		// It may come back, but whoever deletes the object has given it up.
+		r.lost("The device of volume %s is not on node %s any more.", c.Status.VolumeHandle, c.Status.NodeName)
 	case errors.Is(o.err, ErrDamaged):
 		r.damaged(o.err.Error(), reported(c))
 	case o.facts.Damaged != "":

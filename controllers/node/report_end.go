@@ -154,6 +154,7 @@ func classify(err error) failure {
 		failure
 	}{
 		{ErrNotStaged, failure{v1alpha1.ReasonVolumeNotInUse, false, "No pod uses the volume; the checkpoint is opened as soon as one does."}},
+		{ErrMissing, failure{v1alpha1.ReasonVolumeNotInUse, false, "The device of the volume is not there; see that it is attached to the node. It is tried again."}},
 		{ErrEngineDown, failure{v1alpha1.ReasonEngineDown, false, "The data plane of the node does not answer; see the pod of bowline-engine on it. It is tried again."}},
 		{ErrBusy, failure{v1alpha1.ReasonVolumeBusy, false, "Another operation on the volume runs. It is tried again."}},
 		{ErrRollbackPending, failure{v1alpha1.ReasonVolumeBusy, false, "The volume is to be rolled back first. It is tried again afterwards."}},

@@ -15,7 +15,8 @@ import (
 // wrong.
 type Volumes interface {
 	// Facts returns how the volume stands. The error wraps ErrNotFound if the node
-	// has no such volume.
+	// has no such volume, and ErrMissing if it knows the volume but not where its
+	// device is.
 	Facts(ctx context.Context, volume string) (Facts, error)
 	// Checkpoint opens a checkpoint on a volume in use.
 	Checkpoint(ctx context.Context, volume, id string, o Options) error
@@ -52,6 +53,7 @@ type Options struct {
 // itself is for the caller to say: see failure.
 var (
 	ErrNotFound        = errors.New("no such volume on this node")
+	ErrMissing         = errors.New("the device of the volume is not there") // or not yet
 	ErrNotStaged       = errors.New("the volume is not in use")
 	ErrNotFrozen       = errors.New("the file system is not frozen")
 	ErrBusy            = errors.New("another operation on the volume runs")

@@ -34,6 +34,7 @@ var codeOf = []struct {
 	{pool.ErrDamaged, codes.DataLoss},
 	{pool.ErrNotFound, codes.NotFound},
 	{pool.ErrForeign, codes.NotFound}, // not on this node
+	{volume.ErrMissing, codes.NotFound},
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 }

@@ -154,6 +154,7 @@ func TestErrorCodes(t *testing.T) {
 		volume.ErrEngineDown:      codes.Unavailable,
 		pool.ErrNotFound:          codes.NotFound,
 		pool.ErrForeign:           codes.NotFound,
+		volume.ErrMissing:         codes.NotFound,
 		pool.ErrFull:              codes.ResourceExhausted,
 		context.DeadlineExceeded:  codes.DeadlineExceeded,
 		errors.New("x"):           codes.Internal,

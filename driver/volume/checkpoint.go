@@ -322,7 +322,10 @@ func settled(c *checkpointRecord, now *current, ended *enginepb.Ended) *checkpoi
 	case committing:
 		next.Stage = committed
 	case rollingBack:
-		next.Stage = rolledBack
+		next.Stage, next.Restoring = rolledBack, false
+		if !c.Restoring {
+			next.Stage, next.Reason = committed, ReasonOutside
+		}
 	}
 	return &next
 }

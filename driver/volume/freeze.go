@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/bowline-csi/bowline/driver/engine"
@@ -206,7 +208,7 @@ func (m *Manager) thaw(id string, s *slot) {
 	if f.mountpoint == "" {
 		return
 	}
-	if err := filesystem.Thaw(f.mountpoint); err != nil && !errors.Is(err, filesystem.ErrNotFrozen) {
+	if _, err := thawMounts(f.volume.Device, f.mountpoint); err != nil {
 		m.log.Error("a file system cannot be thawed", "volume", id, "error", err)
 		return
 	}
@@ -271,18 +273,12 @@ func (m *Manager) thawForgotten(ctx context.Context, id string) error {
 		return err
 	}
 	if v != nil {
-		mounts, err := filesystem.Mounts(v.Device)
+		thawed, err := m.thawSomewhere(ctx, id, v)
 		if err != nil {
 			return fmt.Errorf("volume %s: %w", id, err)
 		}
-		if len(mounts) > 0 {
-			err := filesystem.Thaw(mounts[0].Path)
-			if err != nil && !errors.Is(err, filesystem.ErrNotFrozen) {
-				return fmt.Errorf("volume %s: %w", id, err)
-			}
-			if err == nil {
-				m.log.Warn("thawed a file system that was left frozen", "volume", id)
-			}
+		if thawed {
+			m.log.Warn("thawed a file system that was left frozen", "volume", id)
 		}
 		if v.Open == nil {
 			if err := m.volumeOf(v, "", CheckpointOptions{}).StopTrim(ctx); err != nil {
@@ -292,4 +288,53 @@ func (m *Manager) thawForgotten(ctx context.Context, id string) error {
 	}
 	_, err = m.updateRecord(id, func(r *record) { r.Frozen = false })
 	return err
+}
+
+// thawSomewhere thaws the file system of a mapping, and tells whether it was
+// frozen. One that was mounted only where nobody else looks may have no mount any
+// more, with the container of the Manager that was killed. It is still there, keeps
+// the device in use, and comes back when it is mounted.
+func (m *Manager) thawSomewhere(ctx context.Context, id string, v *enginepb.Volume) (bool, error) {
+	mounts, err := filesystem.Mounts(v.Device)
+	if err != nil {
+		return false, err
+	}
+	if len(mounts) > 0 {
+		return thawMounts(v.Device, mounts[0].Path)
+	}
+	if used, err := filesystem.InUse(v.Device); err != nil || !used {
+		return false, err
+	}
+	content, err := filesystem.Probe(ctx, v.Device)
+	if err != nil || content.Kind != filesystem.Filesystem {
+		return false, err
+	}
+	dir := filepath.Join(m.privateDir(), mappingName(id))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return false, err
+	}
+	if err := filesystem.Mount(ctx, v.Device, dir, content.Type, nil); err != nil {
+		return false, err
+	}
+	thawed, err := thawMounts(v.Device, dir)
+	return thawed, errors.Join(err, m.removePrivate(ctx, id, dir))
+}
+
+// thawMounts thaws the file system on a device that was mounted at the path at, or
+// is mounted elsewhere, and tells whether it was frozen.
+func thawMounts(device, at string) (bool, error) {
+	err := filesystem.Thaw(at)
+	if err != nil && !errors.Is(err, filesystem.ErrNotFrozen) {
+		mounts, listErr := filesystem.Mounts(device)
+		err = errors.Join(err, listErr)
+		for _, mnt := range mounts {
+			if err = filesystem.Thaw(mnt.Path); err == nil || errors.Is(err, filesystem.ErrNotFrozen) {
+				break
+			}
+		}
+	}
+	if errors.Is(err, filesystem.ErrNotFrozen) {
+		return false, nil
+	}
+	return err == nil, err
 }

@@ -41,6 +41,10 @@ type checkpointRecord struct {
 	Reason string    `json:"reason,omitempty"`
 	Bytes  int64     `json:"bytes,omitempty"` // put back by a rollback
 
+	// Restoring is set while old content may be being put back. A checkpoint that
+	// was to be rolled back and is gone without that was given up by hand.
+	Restoring bool `json:"restoring,omitempty"`
+
 	// Frozen is for how long the file system was frozen when it was opened.
 	Frozen time.Duration `json:"frozen,omitempty"`
 }

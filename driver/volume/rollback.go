@@ -119,6 +119,17 @@ func (m *Manager) noteRollback(id, uid string) error {
 	return err
 }
 
+func (m *Manager) noteRestoring(id string, restoring bool) error {
+	_, err := m.updateRecord(id, func(r *record) {
+		if c := r.Checkpoint; c != nil && c.Stage == rollingBack {
+			next := *c
+			next.Restoring = restoring
+			r.Checkpoint = &next
+		}
+	})
+	return err
+}
+
 // settle does a rollback that is due and returns when nothing stands in the way
 // of using the volume. If that takes too long, or somebody still uses the volume,
 // it fails with ErrRollbackPending. The slot is held.
@@ -241,6 +252,9 @@ func (m *Manager) restore(r *rollback, p place) error {
 			return err
 		}
 	}
+	if err := m.noteRestoring(p.id, true); err != nil {
+		return err
+	}
 	began := time.Now()
 	m.log.Info("rolling back", "volume", p.id)
 	m.changed(p.id)
@@ -253,13 +267,20 @@ func (m *Manager) restore(r *rollback, p place) error {
 	if err != nil {
 		err = fromEngine(p.id, "rolling back", err)
 		m.log.Error("the rollback has not been done", "volume", p.id, "error", err)
+		if errors.Is(err, ErrDamaged) { // what remains to be done is a person's
+			err = errors.Join(err, m.noteRestoring(p.id, false))
+		}
 		return err
+	}
+	if result.Outcome != enginepb.RestoreResult_RESTORED {
+		m.log.Warn("there was nothing to roll back", "volume", p.id, "outcome", result.Outcome)
+		return m.noteRestoring(p.id, false)
 	}
 	m.log.Info("rolled back", "volume", p.id, "bytes", result.PutBack, "duration", time.Since(began))
 	_, err = m.updateRecord(p.id, func(r *record) {
 		if c := r.Checkpoint; c != nil && c.Stage == rollingBack {
 			next := *c
-			next.Stage, next.Since, next.Bytes = rolledBack, time.Now(), result.PutBack
+			next.Stage, next.Since, next.Bytes, next.Restoring = rolledBack, time.Now(), result.PutBack, false
 			r.Checkpoint = &next
 		}
 	})
@@ -335,7 +356,8 @@ func (m *Manager) advance(id string) (more bool) {
 	p, err := m.locate(Ref{ID: id})
 	if err != nil {
 		if !errors.Is(err, pool.ErrNotFound) {
-			m.log.Warn("looking for a rollback that is due", "volume", id, "error", err)
+			m.log.Warn("looking for a rollback that is due", "volume", id, "error", err, "again after", retryInterval)
+			time.AfterFunc(retryInterval, func() { m.kick(id) })
 		}
 		return false
 	}

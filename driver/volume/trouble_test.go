@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,8 +15,11 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/bowline-csi/bowline/driver/blockdev"
+	"github.com/bowline-csi/bowline/driver/bow/restore"
 	"github.com/bowline-csi/bowline/driver/engine/enginepb"
 	"github.com/bowline-csi/bowline/driver/filesystem"
+	"github.com/bowline-csi/bowline/driver/pool"
 	"github.com/bowline-csi/bowline/driver/volume"
 )
 
@@ -222,4 +226,93 @@ func TestDeletePublishedBlock(t *testing.T) {
 	n.must(n.Unpublish(ctx, id, o.TargetPath))
 	n.must(n.Delete(ctx, id)) // it was only staged
 	n.must(n.Unstage(ctx, id, o.StagingPath))
+}
+
+// TestFrozenPrivately: a Manager that was killed while it had frozen a file system
+// that only its own container saw leaves one that is frozen and not mounted.
+func TestFrozenPrivately(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	for _, fsType := range []string{filesystem.Ext4, filesystem.XFS} {
+		id := n.create("pvc-"+fsType, 320*mib)
+		o := n.options(id, "a")
+		o.FSType = fsType
+		n.must(n.Stage(ctx, o.StageOptions))
+		n.must(filesystem.Freeze(o.StagingPath))
+		n.must(unix.Unmount(o.StagingPath, unix.MNT_DETACH))
+		n.Manager.Close()
+		record := filepath.Join(n.dir, "state", "volumes", id+".json")
+		b, err := os.ReadFile(record)
+		n.must(err)
+		n.must(os.WriteFile(record, []byte(strings.Replace(string(b), "{", `{"frozen":true,`, 1)), 0o600))
+		n.startManager()
+		n.eventually("it is not in use any more", func() bool { return n.Unstage(ctx, id, o.StagingPath) == nil })
+		n.end(id, "a")
+		n.must(n.Delete(ctx, id))
+	}
+}
+
+// TestGivenUpByHand: a checkpoint that was to be rolled back, and was dropped by
+// hand, is not taken for rolled back.
+func TestGivenUpByHand(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	id := n.create("pvc-1", 64*mib)
+	at := n.start(id, "a")
+	n.write(filepath.Join(at, "f"), "old")
+	n.must(n.Checkpoint(ctx, id, uid1, volume.CheckpointOptions{}))
+	n.write(filepath.Join(at, "f"), "new")
+	n.must(n.Rollback(ctx, id, uid1))
+	n.Manager.Close()
+	for _, path := range []string{at, n.options(id, "a").StagingPath} {
+		n.must(unix.Unmount(path, 0))
+	}
+	v := n.status(id)
+	_, err := n.client.Detach(ctx, &enginepb.DetachRequest{Name: id})
+	n.must(err)
+	dev, err := blockdev.Open(v.Path, blockdev.Exclusive)
+	n.must(err)
+	n.must(errors.Join(restore.RollForward(ctx, dev), dev.Close()))
+	n.startManager()
+	if s := n.status(id); s.Open != nil || s.Last == nil || s.Last.UID != uid1 || s.Last.Outcome != volume.Committed || s.Last.Reason != volume.ReasonOutside {
+		t.Errorf("%+v %+v", s, s.Last)
+	}
+	n.wantFile(filepath.Join(n.start(id, "b"), "f"), "new")
+	n.end(id, "b")
+}
+
+// TestMissingDevice: a device that is late is not a volume that was deleted.
+func TestMissingDevice(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	image := n.path("images", "disk")
+	n.must(os.WriteFile(image, nil, 0o600))
+	n.must(os.Truncate(image, 32*mib))
+	o := n.options("static", "a")
+	o.Device = image
+	n.must(n.Stage(ctx, o.StageOptions))
+	n.must(n.Publish(ctx, o))
+	n.write(filepath.Join(o.TargetPath, "f"), "old")
+	n.must(n.Checkpoint(ctx, o.ID, uid1, volume.CheckpointOptions{}))
+	n.write(filepath.Join(o.TargetPath, "f"), "new")
+	n.must(n.Rollback(ctx, o.ID, uid1))
+	n.Manager.Close()
+	for _, path := range []string{o.TargetPath, o.StagingPath} {
+		n.must(unix.Unmount(path, 0))
+	}
+	_, err := n.client.Detach(ctx, &enginepb.DetachRequest{Name: o.ID})
+	n.must(err)
+	n.must(os.Rename(image, image+".late"))
+	n.startManager()
+	_, err = n.Status(ctx, o.ID)
+	n.want(err, volume.ErrMissing)
+	if errors.Is(err, pool.ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+	n.want(n.Stage(ctx, o.StageOptions), pool.ErrNotFound)
+	n.must(os.Rename(image+".late", image))
+	n.must(n.Stage(ctx, o.StageOptions))
+	n.must(n.Publish(ctx, o))
+	n.wantFile(filepath.Join(o.TargetPath, "f"), "old")
+	n.end(o.ID, "a")
 }

@@ -77,6 +77,10 @@ var (
 	// has to look at it.
 	ErrDamaged = errors.New("the content of the volume is not as expected")
 
+	// ErrMissing: the device of a volume that was staged before is not there, or
+	// not yet, as when a node has just been started.
+	ErrMissing = errors.New("the device of the volume is not there")
+
 	// ErrEngineDown: the engine does not answer. Try again.
 	ErrEngineDown = errors.New("the engine does not answer")
 )
@@ -239,7 +243,8 @@ type place struct {
 	target string // where it is about to be published; "" if it is not
 }
 
-// locate finds a volume. The error wraps pool.ErrNotFound if there is none.
+// locate finds a volume. The error wraps pool.ErrNotFound if there is none, and
+// ErrMissing if it is known, but not there.
 func (m *Manager) locate(ref Ref) (place, error) {
 	p := place{id: ref.ID, path: ref.Device}
 	if p.path == "" {
@@ -253,7 +258,9 @@ func (m *Manager) locate(ref Ref) (place, error) {
 		if !filepath.IsAbs(p.path) {
 			return p, fmt.Errorf("volume %s: device %q is not an absolute path: %w", ref.ID, p.path, ErrInvalid)
 		}
-		if fi, err := os.Stat(p.path); err != nil {
+		if fi, err := os.Stat(p.path); err != nil && ref.Device == "" {
+			return p, fmt.Errorf("volume %s: %w: %w", ref.ID, err, ErrMissing)
+		} else if err != nil {
 			return p, fmt.Errorf("volume %s: device: %w: %w", ref.ID, err, pool.ErrNotFound)
 		} else if fi.Mode()&os.ModeDevice == 0 && !fi.Mode().IsRegular() || fi.Mode()&os.ModeCharDevice != 0 {
 			return p, fmt.Errorf("volume %s: %s is neither an image file nor a block device: %w", ref.ID, p.path, ErrInvalid)
