@@ -171,7 +171,7 @@ func (n *tenant) killServer(node string) {
 		for p in /proc/[0-9]*; do
 			command=$(tr '\0' ' ' <$p/cmdline 2>/dev/null) || continue
 			case $command in
-			*' engine '*' --serve '*) kill -KILL ${p#/proc/}; echo $command ;;
+			'/proc/self/exe engine '*' --serve '*) kill -KILL ${p#/proc/}; echo $command ;;
 			esac
 		done`)
 	if killed == "" {
