@@ -11,6 +11,7 @@ import (
 
 	"github.com/bowline-csi/bowline/driver/blockdev"
 	"github.com/bowline-csi/bowline/driver/bow/bowlog"
+	"github.com/bowline-csi/bowline/driver/bow/restore"
 	"github.com/bowline-csi/bowline/driver/engine"
 	"github.com/bowline-csi/bowline/driver/engine/enginepb"
 	"github.com/bowline-csi/bowline/driver/filesystem"
@@ -33,7 +34,9 @@ func (m *Manager) Checkpoint(ctx context.Context, id, uid string, o CheckpointOp
 }
 
 // Commit ends the checkpoint uid and keeps the current content. That it has been
-// committed already is no error.
+// committed already is no error. It fails with ErrRollbackPending if a rollback was
+// asked for, unless that was tried and found impossible for damage: then it is given
+// up.
 func (m *Manager) Commit(ctx context.Context, id, uid string) error {
 	return m.withVolume(ctx, id, uid, func(s *slot, p place) error {
 		if err := m.commit(ctx, s, p, uid); err != nil {
@@ -124,10 +127,8 @@ func (m *Manager) commit(ctx context.Context, s *slot, p place, uid string) erro
 		}
 		return fmt.Errorf("volume %s: checkpoint %s: %w", p.id, uid, ErrNoCheckpoint)
 	}
-	// What could not be put back for damage may be given up, if that is not
-	// marked on the volume as well.
-	marked := r.asksForRollback(uid) && (s.rollback == nil || s.rollback.running() || !errors.Is(s.rollback.err, ErrDamaged))
-	if open.rollback || marked || s.rollback.running() {
+	rollback := open.rollback || r.asksForRollback(uid)
+	if s.rollback.running() || rollback && !s.rollback.damaged() {
 		return fmt.Errorf("volume %s: it cannot be committed any more: %w", p.id, ErrRollbackPending)
 	}
 	set := func(st stage) error {
@@ -144,14 +145,58 @@ func (m *Manager) commit(ctx context.Context, s *slot, p place, uid string) erro
 	if err := set(committing); err != nil {
 		return err
 	}
-	err = m.withMapping(ctx, p, func(v *enginepb.Volume) error {
-		_, err := m.engine.Commit(ctx, &enginepb.CommitRequest{Name: v.Name})
-		return fromEngine(p.id, "committing", err)
-	})
+	if rollback {
+		err = m.giveUp(ctx, p)
+	} else {
+		err = m.withMapping(ctx, p, func(v *enginepb.Volume) error {
+			_, err := m.engine.Commit(ctx, &enginepb.CommitRequest{Name: v.Name})
+			return fromEngine(p.id, "committing", err)
+		})
+		if errors.Is(err, ErrDamaged) {
+			m.log.Warn("the log of a checkpoint that is committed is damaged", "volume", p.id, "error", err)
+			err = m.giveUp(ctx, p)
+		}
+	}
 	if err != nil {
 		return err
 	}
 	return set(committed)
+}
+
+// giveUp ends a damaged checkpoint, which no engine serves, and keeps the current
+// content. That does not depend on the log but for block 0.
+func (m *Manager) giveUp(ctx context.Context, p place) error {
+	v, err := m.attached(ctx, p.id)
+	if err != nil {
+		return err
+	}
+	if v != nil {
+		return fmt.Errorf("volume %s: its damaged checkpoint can be given up when nobody uses it: %w", p.id, ErrInUse)
+	}
+	if err := m.clearDead(ctx, p); err != nil {
+		return err
+	}
+	err = rollForward(ctx, p.path)
+	if errors.Is(err, restore.ErrBlockSize) {
+		// Direct I/O cannot do blocks as small as those of the log.
+		err = rollForward(ctx, p.path, blockdev.Buffered)
+	}
+	switch {
+	case err == nil:
+		m.log.Warn("a damaged checkpoint was given up; the current content stays", "volume", p.id)
+		return nil
+	case errors.Is(err, blockdev.ErrInUse):
+		return fmt.Errorf("volume %s: giving up its checkpoint: %w: %w", p.id, err, ErrInUse)
+	}
+	return fmt.Errorf("volume %s: giving up its checkpoint: %w: %w", p.id, err, ErrDamaged)
+}
+
+func rollForward(ctx context.Context, path string, flags ...blockdev.Flag) error {
+	dev, err := blockdev.Open(path, append(flags, blockdev.Exclusive)...)
+	if err != nil {
+		return err
+	}
+	return errors.Join(restore.RollForward(ctx, dev), dev.Close())
 }
 
 // volumeOf is the mapping v as the checkpoint uid is to be opened on it.

@@ -53,6 +53,11 @@ func (r *rollback) running() bool {
 	}
 }
 
+// damaged tells whether it is over and impossible.
+func (r *rollback) damaged() bool {
+	return r != nil && !r.running() && errors.Is(r.err, ErrDamaged)
+}
+
 // failed tells whether it is over, in vain, and too early for another try.
 func (r *rollback) failed() bool {
 	if r == nil || r.running() || r.err == nil {
@@ -379,7 +384,7 @@ func (m *Manager) advance(id string) (more bool) {
 	}
 	if s.rollback.failed() {
 		// What is damaged is tried again when somebody wants the volume.
-		return !errors.Is(s.rollback.err, ErrDamaged) && again()
+		return !s.rollback.damaged() && again()
 	}
 	if err := m.startRollback(s, p); err != nil {
 		m.log.Error("starting a rollback", "volume", id, "error", err)

@@ -124,10 +124,20 @@ func TestFrozenNoRecord(t *testing.T) {
 	n.end(id, "a")
 }
 
-// engineWith is an engine that restores as asked.
+// engineWith is an engine that restores, or attaches volumes, as asked.
 type engineWith struct {
 	enginepb.EngineClient
 	restore func() error
+	attach  func() error // nil: always
+}
+
+func (e engineWith) Attach(ctx context.Context, req *enginepb.AttachRequest, o ...grpc.CallOption) (*enginepb.Volume, error) {
+	if e.attach != nil {
+		if err := e.attach(); err != nil {
+			return nil, err
+		}
+	}
+	return e.EngineClient.Attach(ctx, req, o...)
 }
 
 func (e engineWith) Restore(ctx context.Context, req *enginepb.RestoreRequest, o ...grpc.CallOption) (grpc.ServerStreamingClient[enginepb.RestoreProgress], error) {
@@ -143,7 +153,7 @@ func TestRollbackFailsLate(t *testing.T) {
 	n := newNode(t)
 	ctx := t.Context()
 	var tries atomic.Int32
-	n.client = engineWith{n.client, func() error {
+	n.client = engineWith{EngineClient: n.client, restore: func() error {
 		time.Sleep(700 * time.Millisecond)
 		if tries.Add(1) < 3 {
 			return status.Error(codes.Unavailable, "killed")
@@ -315,4 +325,48 @@ func TestMissingDevice(t *testing.T) {
 	n.must(n.Publish(ctx, o))
 	n.wantFile(filepath.Join(o.TargetPath, "f"), "old")
 	n.end(o.ID, "a")
+}
+
+// TestDamaged: a checkpoint that is damaged is left alone, and given up when it is
+// committed.
+func TestDamaged(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	var damaged atomic.Bool
+	damage := func() error {
+		if damaged.Load() {
+			return status.Error(codes.DataLoss, "damaged")
+		}
+		return nil
+	}
+	n.client = engineWith{EngineClient: n.client, restore: damage, attach: damage}
+	n.restartManager()
+	id := n.create("pvc-1", 64*mib)
+	for _, rollback := range []bool{true, false} {
+		at := n.start(id, "a")
+		n.write(filepath.Join(at, "f"), "old")
+		n.must(n.Checkpoint(ctx, id, uid1, volume.CheckpointOptions{}))
+		n.write(filepath.Join(at, "f"), "new")
+		damaged.Store(true)
+		if rollback {
+			n.must(n.Rollback(ctx, id, uid1))
+			n.want(n.Commit(ctx, id, uid1), volume.ErrRollbackPending)
+		}
+		n.end(id, "a")
+		if rollback {
+			n.eventually("it is known to be damaged", func() bool {
+				s := n.status(id)
+				return s.Rollback != nil && errors.Is(s.Rollback.Err, volume.ErrDamaged)
+			})
+		}
+		n.want(n.Stage(ctx, n.options(id, "b").StageOptions), volume.ErrDamaged)
+		n.want(n.Commit(ctx, id, uid2), volume.ErrNoCheckpoint)
+		n.must(n.Commit(ctx, id, uid1))
+		damaged.Store(false)
+		if s := n.status(id); s.Open != nil || s.Rollback != nil || s.Last == nil || s.Last.Outcome != volume.Committed || s.Last.Reason != "" {
+			t.Errorf("%+v %+v", s, s.Last)
+		}
+		n.wantFile(filepath.Join(n.start(id, "b"), "f"), "new")
+		n.end(id, "b")
+	}
 }
