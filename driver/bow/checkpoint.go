@@ -314,8 +314,9 @@ func (e *Engine) commitWhenFull() (again bool, err error) {
 
 // commit is Commit. The caller holds transition.
 func (e *Engine) commit(reason EndReason) error {
-	// Block 0 may have been written and not flushed.
-	if err := e.flushForUser(); err != nil {
+	// Block 0 may have been written and not flushed. That an earlier flush failed
+	// is for the user to hear, who asks for one himself.
+	if err := e.flush(e.flushFailures.Load()); err != nil {
 		return fmt.Errorf("committing: %w", err)
 	}
 	if err := bowlog.GiveBack(e.dev, e.log.block, e.log.block.Sector0); err != nil {

@@ -115,6 +115,7 @@ func TakeOver(dev blockdev.Device, blockSize int, mem []byte) (*Engine, error) {
 	old := newMemory(mem)
 	e, err := open(dev, blockSize, &old)
 	if err == nil {
+		e.flushLost.Store(old.flushFailed())
 		e.Remember(mem)
 	}
 	return e, err
@@ -208,6 +209,7 @@ func (e *Engine) flush(failures int64) error {
 func (e *Engine) flushFailed() {
 	e.flushFailures.Add(1)
 	e.flushLost.Store(true)
+	e.rememberFailure()
 }
 
 func (e *Engine) noFailureSince(failures int64) error {

@@ -205,14 +205,15 @@ func TestCommitWhenFullFails(t *testing.T) {
 	}
 	f.tap.intercept(nil)
 	f.want(f.engine, 20, 21)
-	// The next one is told of the flush that may have been lost.
-	if err := f.write(20, 99); err == nil {
-		t.Error("nobody is told that a flush failed")
-	}
 	f.must(f.write(20, 99))
 	if s := f.engine.Stats(); s.State != bow.Committed {
 		t.Errorf("%+v", s)
 	}
+	// Who asks for a flush is told of the one that may have been lost.
+	if err := f.engine.Flush(); err == nil {
+		t.Error("nobody is told that a flush failed")
+	}
+	f.must(f.engine.Flush())
 }
 
 // TestFullWithRollbackRequested: who wants to go back is not to be robbed of it.

@@ -18,10 +18,13 @@ import (
 // A bit is cleared before the write that makes it wrong, and a process can be
 // killed at any moment: whatever the memory says then was true a moment before,
 // and no request has made it wrong since.
+//
+// One byte more is not 0 if a flush has failed and none that the user asked for has
+// succeeded since: the user may not have been told, so the successor does.
 
 // MemorySize is the number of bytes that Remember needs for a device of so many
 // blocks.
-func MemorySize(blocks int64) int64 { return 2 * ((blocks + 7) / 8) }
+func MemorySize(blocks int64) int64 { return 2*((blocks+7)/8) + 1 }
 
 // Remember makes the engine keep in mem what its successor needs to know, see
 // TakeOver, from now on. mem has to outlive the process. If it is larger than
@@ -31,15 +34,46 @@ func (e *Engine) Remember(mem []byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.mu.types.memory = newMemory(mem)
+	e.mu.types.memory.setFlushFailed(e.flushLost.Load())
 	e.mu.types.rememberAll()
 }
 
-// memory is what a successor is told.
-type memory struct{ free, stale bitmap }
+// rememberFailure notes that a flush has failed, after that was counted.
+func (e *Engine) rememberFailure() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.types.memory.setFlushFailed(true)
+}
 
+// forgetFailure notes that one of the user has succeeded, unless others have failed
+// since the number of failures was that given.
+func (e *Engine) forgetFailure(failures int64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.noFailureSince(failures) == nil {
+		e.mu.types.memory.setFlushFailed(false)
+	}
+}
+
+// memory is what a successor is told.
+type memory struct {
+	free, stale bitmap
+	flush       []byte // one byte, or none
+}
+
+// newMemory divides mem, whose length is odd.
 func newMemory(mem []byte) memory {
 	half := len(mem) / 2
-	return memory{free: mem[:half], stale: mem[half : 2*half]}
+	return memory{free: mem[:half], stale: mem[half : 2*half], flush: mem[2*half:]}
+}
+
+func (m memory) flushFailed() bool { return len(m.flush) > 0 && m.flush[0] != 0 }
+
+func (m memory) setFlushFailed(failed bool) {
+	if failed == m.flushFailed() || len(m.flush) == 0 {
+		return
+	}
+	m.flush[0] ^= 1
 }
 
 // typeMap is the types of all blocks, for those after us as well.

@@ -161,13 +161,16 @@ func (e *Engine) Flush() error {
 
 // flushForUser flushes the device below for those who wrote to this one.
 func (e *Engine) flushForUser() error {
+	failures := e.flushFailures.Load()
 	if err := e.dev.Flush(); err != nil {
 		e.flushFailures.Add(1)
+		e.rememberFailure()
 		return err
 	}
 	if e.flushLost.Swap(false) {
 		return errLostFlush
 	}
+	e.forgetFailure(failures)
 	return nil
 }
 
