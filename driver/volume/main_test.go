@@ -75,7 +75,9 @@ func newNode(t *testing.T) *node {
 	}
 	n := &node{t: t, dir: t.TempDir()}
 	var err error
-	if n.pool, err = pool.Open(filepath.Join(n.dir, "pool"), "node-1"); err != nil {
+	// The name of the node is in the IDs of volumes, which are names in the kernel:
+	// tests of another process are another node.
+	if n.pool, err = pool.Open(filepath.Join(n.dir, "pool"), fmt.Sprintf("node-%d", os.Getpid())); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
