@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -118,12 +119,18 @@ func (o *controllerOptions) run(ctx context.Context) error {
 }
 
 // logTo makes the libraries for Kubernetes log to log. They count what others
-// call information as several levels of detail, which are all debug here.
+// call information as several levels of detail, which are all debug here. They have
+// one logger for the process, which must not be changed while they run: the first
+// one stays.
 func logTo(log *slog.Logger) {
-	l := logr.FromSlogHandler(log.Handler())
-	ctrl.SetLogger(l)
-	klog.SetLogger(l)
+	libraryLog.Do(func() {
+		l := logr.FromSlogHandler(log.Handler())
+		ctrl.SetLogger(l)
+		klog.SetLogger(l)
+	})
 }
+
+var libraryLog sync.Once
 
 // manager returns a manager with the reconcilers in it.
 func (o *controllerOptions) manager(ctx context.Context, log *slog.Logger) (ctrl.Manager, error) {

@@ -79,7 +79,6 @@ func (o *nodeOptions) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	logTo(log)
 	if o.node == "" {
 		return usageError{errors.New("--node-name or the environment variable NODE_NAME must say which node this is")}
 	}
@@ -87,6 +86,7 @@ func (o *nodeOptions) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	logTo(log)
 	// Whatever is opened is closed in the opposite order.
 	closing := func(close func() error) { err = errors.Join(err, close()) }
 
