@@ -58,6 +58,7 @@ type reconciler struct {
 // next. Nothing is wrong if it is lost.
 type memory struct {
 	written   time.Time // the last report
+	opened    types.UID // of the object, once it was reported to be open
 	ended     types.UID // of the object, once its end was reported
 	restoring time.Time // when the rollback was first seen at work
 	// The target paths that a rollback waits for, as last looked up, and whose
@@ -102,8 +103,10 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, nil
 	}
 	// What was read may be older than the report of the end, after which nothing
-	// is begun.
-	if !c.Finished() && r.remember(req.NamespacedName).ended == c.UID {
+	// is begun, or than that of the beginning, after which little free space is no
+	// reason any more to drop the checkpoint.
+	known := r.remember(req.NamespacedName)
+	if !c.Finished() && known.ended == c.UID || !reported(&c) && known.opened == c.UID {
 		return reconcile.Result{RequeueAfter: time.Second}, nil
 	}
 	log := r.log.With("volume", c.Status.VolumeHandle, "checkpoint", req.String(), "claim", c.Spec.PersistentVolumeClaimName)

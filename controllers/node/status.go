@@ -68,6 +68,9 @@ func (r *reconciler) write(ctx context.Context, c *v1alpha1.VolumeCheckpoint, st
 func (r *reconciler) wrote(log *slog.Logger, c *v1alpha1.VolumeCheckpoint, status *v1alpha1.VolumeCheckpointStatus, now time.Time) {
 	r.change(client.ObjectKeyFromObject(c), func(m *memory) {
 		m.written = now
+		if reported(&v1alpha1.VolumeCheckpoint{Status: *status}) {
+			m.opened = c.UID
+		}
 		if status.Phase.Final() {
 			m.ended = c.UID
 		}

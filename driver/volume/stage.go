@@ -95,6 +95,17 @@ func (m *Manager) stage(ctx context.Context, p place, o StageOptions) (*enginepb
 		return nil, fmt.Errorf("volume %s: staging path: %w: %w", o.ID, err, ErrInvalid)
 	}
 	o.StagingPath = staging
+	if p.pool == nil {
+		// Before the record says otherwise, by which a rollback would look for
+		// the volume.
+		v, err := m.attached(ctx, p.id)
+		if err != nil {
+			return nil, err
+		}
+		if v != nil && v.Path != p.path {
+			return nil, fmt.Errorf("volume %s: it is attached to %s, and %s is asked for: %w", p.id, v.Path, p.path, ErrInvalid)
+		}
+	}
 	_, err = m.updateRecord(o.ID, func(r *record) {
 		r.StagingPath = staging
 		if p.pool == nil {

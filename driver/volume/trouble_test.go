@@ -305,6 +305,10 @@ func TestMissingDevice(t *testing.T) {
 	n.write(filepath.Join(o.TargetPath, "f"), "old")
 	n.must(n.Checkpoint(ctx, o.ID, uid1, volume.CheckpointOptions{}))
 	n.write(filepath.Join(o.TargetPath, "f"), "new")
+	other := o // of the same name, and another volume
+	other.Device = n.path("images", "other")
+	n.must(os.WriteFile(other.Device, make([]byte, mib), 0o600))
+	n.want(n.Publish(ctx, other), volume.ErrInvalid)
 	n.must(n.Rollback(ctx, o.ID, uid1))
 	n.Manager.Close()
 	for _, path := range []string{o.TargetPath, o.StagingPath} {
