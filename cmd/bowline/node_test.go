@@ -74,11 +74,30 @@ func dialUnix(t *testing.T, socket string) *grpc.ClientConn {
 	return conn
 }
 
+// unreachable is a cluster whose API server is away.
+const unreachable = `{apiVersion: v1, kind: Config, current-context: c,
+clusters: [{name: c, cluster: {server: "https://127.0.0.1:1"}}], users: [{name: u, user: {token: t}}],
+contexts: [{name: c, context: {cluster: c, user: u}}]}`
+
 // TestNode runs `bowline node` as the kubelet sees it, from its first socket to
-// its end.
+// its end. It needs no API server for that.
 func TestNode(t *testing.T) {
-	t.Setenv("KUBECONFIG", "")
-	t.Setenv("KUBERNETES_SERVICE_HOST", "") // not in a cluster
+	t.Run("no cluster", func(t *testing.T) {
+		t.Setenv("KUBECONFIG", "")
+		t.Setenv("KUBERNETES_SERVICE_HOST", "")
+		serveKubelet(t)
+	})
+	t.Run("API server away", func(t *testing.T) {
+		config := filepath.Join(t.TempDir(), "kubeconfig")
+		if err := os.WriteFile(config, []byte(unreachable), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("KUBECONFIG", config)
+		serveKubelet(t)
+	})
+}
+
+func serveKubelet(t *testing.T) {
 	dir := t.TempDir()
 	kubeletDir := filepath.Join(dir, "kubelet")
 	if err := os.MkdirAll(filepath.Join(kubeletDir, "plugins_registry"), 0o700); err != nil {

@@ -32,6 +32,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,6 +64,10 @@ import (
 // parallel is how many checkpoints are worked on at the same time. The members of
 // a group on one node must all get frozen at once.
 const parallel = 16
+
+// shutdownLimit is how long reconciliations may take to end when the process is
+// told to. None has to: the next process finds out how far they came.
+const shutdownLimit = 3 * time.Second
 
 // Config is what Run needs.
 type Config struct {
@@ -111,10 +116,25 @@ func (c Config) run(ctx context.Context, m *metrics, changed *changes) error {
 	if err := c.add(ctx, mgr, m, changed, time.Now); err != nil {
 		return err
 	}
-	if err := mgr.Start(ctx); err != nil {
-		return err
+	return start(ctx, mgr)
+}
+
+// start runs mgr until ctx is done or it cannot go on. A manager that waits for an
+// API server that is away does not look at ctx, and is not waited for.
+func start(ctx context.Context, mgr manager.Manager) error {
+	ended := make(chan error, 1)
+	go func() { ended <- mgr.Start(ctx) }()
+	select {
+	case err := <-ended:
+		return cmp.Or(err, errors.New("stopped unasked"))
+	case <-ctx.Done():
 	}
-	return errors.New("stopped unasked")
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(shutdownLimit):
+		return ctx.Err()
+	}
 }
 
 func (c Config) manager() (manager.Manager, error) {
@@ -136,10 +156,12 @@ func (c Config) manager() (manager.Manager, error) {
 			DefaultTransform: cache.TransformStripManagedFields(),
 			ByObject:         map[client.Object]cache.ByObject{&v1alpha1.VolumeCheckpoint{}: {Label: own}},
 		},
-		Logger:                 logr.FromSlogHandler(c.Log.Handler()),
-		Metrics:                metricsserver.Options{BindAddress: "0"},
-		HealthProbeBindAddress: "0",
-		Controller:             config.Controller{SkipNameValidation: new(true)},
+		Logger:  logr.FromSlogHandler(c.Log.Handler()),
+		Metrics: metricsserver.Options{BindAddress: "0"},
+		// What waits for an API server that is away ends late or never.
+		GracefulShutdownTimeout: new(shutdownLimit),
+		HealthProbeBindAddress:  "0",
+		Controller:              config.Controller{SkipNameValidation: new(true)},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the API server: %w", err)
