@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -361,7 +362,11 @@ func (m *Manager) advance(id string) (more bool) {
 	p, err := m.locate(Ref{ID: id})
 	if err != nil {
 		if !errors.Is(err, pool.ErrNotFound) {
-			m.log.Warn("looking for a rollback that is due", "volume", id, "error", err, "again after", retryInterval)
+			level := slog.LevelWarn
+			if errors.Is(err, ErrMissing) {
+				level = slog.LevelDebug // as of a static volume that nobody needs any more
+			}
+			m.log.Log(m.ctx, level, "looking for a rollback that is due", "volume", id, "error", err, "again after", retryInterval)
 			time.AfterFunc(retryInterval, func() { m.kick(id) })
 		}
 		return false
