@@ -79,6 +79,9 @@ func (m *Manager) checkpoint(ctx context.Context, s *slot, p place, uid string, 
 		if open || err != nil {
 			return err
 		}
+		if err := m.growMapping(ctx, p, v); err != nil {
+			return err
+		}
 		return m.withMount(ctx, p, v, func(mountpoint string) error {
 			return m.openCheckpoint(p.id, uid, func() (time.Duration, error) {
 				t, err := Checkpoint(ctx, m.volumeOf(v, uid, o), mountpoint)
@@ -86,6 +89,16 @@ func (m *Manager) checkpoint(ctx context.Context, s *slot, p place, uid string, 
 			})
 		})
 	})
+}
+
+// growMapping makes the mapping as large as its image, which an expansion that was
+// interrupted may have left larger. A checkpoint is of a device of one size.
+func (m *Manager) growMapping(ctx context.Context, p place, v *enginepb.Volume) error {
+	if p.pool == nil || p.pool.Size <= v.Size {
+		return nil
+	}
+	_, err := m.engine.Grow(ctx, &enginepb.GrowRequest{Name: v.Name})
+	return fromEngine(p.id, "growing the mapping", err)
 }
 
 // openCheckpoint does what opens a checkpoint, and takes down before and after it

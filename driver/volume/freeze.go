@@ -107,6 +107,9 @@ func (m *Manager) readyToFreeze(ctx context.Context, s *slot, p place, uid strin
 	if open, err := isOpen(p.id, v, uid); open || err != nil {
 		return v, "", err
 	}
+	if err := m.growMapping(ctx, p, v); err != nil {
+		return v, "", err
+	}
 	mounts, err := filesystem.Mounts(v.Device)
 	if err != nil || len(mounts) == 0 {
 		return v, "", err

@@ -519,3 +519,28 @@ func TestBadInput(t *testing.T) {
 		t.Error("staged with a context that has ended")
 	}
 }
+
+// TestInterruptedExpansion: the image has grown and nothing else. A checkpoint is of
+// the whole of it, or a crash would leave one of another size than the image.
+func TestInterruptedExpansion(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	id := n.create("pvc-1", 64*mib)
+	at := n.start(id, "a")
+	n.write(filepath.Join(at, "f"), "old")
+	_, err := n.pool.Grow(ctx, id, 128*mib)
+	n.must(err)
+	n.must(n.Checkpoint(ctx, id, uid1, volume.CheckpointOptions{}))
+	n.write(filepath.Join(at, "f"), "new")
+	n.killEngine()
+	n.startEngine()
+	n.eventually("the engine is back", func() bool { _, err := n.Status(ctx, id); return err == nil })
+	n.must(n.Unpublish(ctx, id, at))
+	o := n.options(id, "b")
+	n.must(n.Publish(ctx, o))
+	n.wantFile(filepath.Join(o.TargetPath, "f"), "new")
+	n.must(n.Rollback(ctx, id, uid1))
+	n.end(id, "b")
+	n.wantFile(filepath.Join(n.start(id, "c"), "f"), "old")
+	n.end(id, "c")
+}
