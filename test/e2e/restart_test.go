@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -280,4 +281,46 @@ func TestPowerCut(t *testing.T) {
 	n.gone(p)
 	n.newPod("user", claim)
 	equal(n, "the content after the rollback", n.exec("user", checksum), sum)
+}
+
+// TestAPIServerAway: a rollback that was asked for is done although the API server
+// does not answer when the last pod ends, and is told when it does again.
+func TestAPIServerAway(t *testing.T) {
+	const node = "node-1"
+	n := newTenant(t)
+	n.newClaim(ext4, "256Mi")
+	p := n.newPod("user", claim, onNode(node))
+	n.exec("user", fill(32))
+	sum := n.exec("user", checksum)
+	c := n.newCheckpoint("checkpoint", claim)
+	n.exec("user", wreck)
+	n.desire(c, v1alpha1.RolledBack)
+	n.phase(c, v1alpha1.PhaseRollbackPending, 15*time.Second)
+	// It must not be away for longer than leaders may do without it, about ten
+	// seconds.
+	signal := func(name string) string {
+		return `for p in /proc/[0-9]*; do
+			case $(cat $p/comm 2>/dev/null) in kube-apiserver) kill -` + name + ` ${p#/proc/} ;; esac
+		done`
+	}
+	t.Cleanup(func() {
+		if _, err := cluster.run(context.Background(), "exec", "control-plane", "bash", "-c", signal("CONT")); err != nil {
+			t.Error(err)
+		}
+	})
+	n.remove(p)
+	n.on("control-plane", signal("STOP"))
+	began := time.Now()
+	restored := ""
+	for restored == "" && time.Since(began) < 8*time.Second {
+		restored = n.on(node, "grep -h 'Restore.*"+c.Status.VolumeHandle+".*code=OK' /var/log/pods/"+namespace+"_*/engine/*.log || true")
+	}
+	n.on("control-plane", signal("CONT"))
+	if restored == "" {
+		t.Error("the volume was not rolled back while the API server was away")
+	}
+	n.phase(c, v1alpha1.PhaseRolledBack, rollbackLimit)
+	n.gone(p)
+	n.newPod("next", claim)
+	equal(n, "the content after the rollback", n.exec("next", checksum), sum)
 }

@@ -10,7 +10,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/bowline-csi/bowline/api/v1alpha1"
 )
@@ -133,6 +135,60 @@ func (n *tenant) groupPhase(g *v1alpha1.VolumeCheckpointGroup, want v1alpha1.Pha
 			}
 			return err
 		}
+		return nil
+	})
+}
+
+// TestGroupAbort: if one of the claims cannot have a checkpoint, none gets one.
+func TestGroupAbort(t *testing.T) {
+	t.Parallel()
+	n := newTenant(t)
+	n.newClaim(ext4, "64Mi")
+	n.newClaim(ext4, "320Mi", named("large"))
+	n.newPod("user", claim)
+	n.newPod("large", "large")
+	g := &v1alpha1.VolumeCheckpointGroup{ObjectMeta: metav1.ObjectMeta{Name: "group"}}
+	g.Spec.Selector.MatchLabels = map[string]string{"app": "test"}
+	g.Spec.MinimumFree = quantity("128Mi")
+	n.create(g)
+	n.groupPhase(g, v1alpha1.PhaseFailed, 60*time.Second)
+	n.exec("large", "echo content >file; sync file") // it is not frozen
+	// And it has no checkpoint, or there could be no other.
+	n.newCheckpoint("alone", "large")
+}
+
+// TestDisruptionBudget: an eviction for a rollback respects a budget.
+func TestDisruptionBudget(t *testing.T) {
+	t.Parallel()
+	n := newTenant(t)
+	n.newClaim(ext4, "64Mi")
+	d := n.newDeployment("app", claim, 60)
+	p := n.podWith("app")
+	budget := &policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Name: "app"}}
+	one := intstr.FromInt32(1)
+	budget.Spec.MinAvailable, budget.Spec.Selector = &one, d.Spec.Selector
+	n.create(budget)
+	n.until(30*time.Second, func() error {
+		n.read(budget)
+		if budget.Status.ObservedGeneration == 0 || budget.Status.CurrentHealthy == 0 {
+			return errors.New("the budget counts no pods")
+		}
+		return nil
+	})
+	n.exec(p.Name, "echo old >file; sync file")
+	c := n.newCheckpoint("checkpoint", claim, evict)
+	n.exec(p.Name, "echo new >file; sync file")
+	n.desire(c, v1alpha1.RolledBack)
+	n.condition(c, v1alpha1.ConditionPodsReleased, metav1.ConditionFalse, v1alpha1.ReasonDisruptionBudget, 30*time.Second)
+	equal(n, "what the pod that may not be evicted reads", n.exec(p.Name, "cat file"), "new")
+	n.remove(budget)
+	n.phase(c, v1alpha1.PhaseRolledBack, rollbackLimit)
+	n.until(podLimit, func() error {
+		next := n.podWith("app")
+		if next.UID == p.UID {
+			return errors.New("the pod was not evicted")
+		}
+		equal(n, "what the next pod reads", n.exec(next.Name, "cat file"), "old")
 		return nil
 	})
 }
