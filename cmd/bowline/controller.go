@@ -104,7 +104,7 @@ func (o *controllerOptions) run(ctx context.Context) error {
 		expansion.New(m.GetCache()).Register(server)
 	}
 	running, ctx := errgroup.WithContext(ctx)
-	running.Go(func() error { return m.Start(ctx) })
+	running.Go(func() error { return startManager(ctx, m) })
 	running.Go(func() error {
 		synced.Store(m.GetCache().WaitForCacheSync(ctx))
 		return nil
@@ -116,6 +116,27 @@ func (o *controllerOptions) run(ctx context.Context) error {
 	err = running.Wait()
 	log.Info("stopped", "error", err)
 	return err
+}
+
+// managerPatience is how long reconciliations may take to end; they are repeated.
+const managerPatience = 5 * time.Second
+
+// startManager runs m until ctx is done. A manager that waits for an API server that
+// is away does not look at ctx, and is not waited for.
+func startManager(ctx context.Context, m ctrl.Manager) error {
+	ended := make(chan error, 1)
+	go func() { ended <- m.Start(ctx) }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(managerPatience):
+		return ctx.Err()
+	}
 }
 
 // logTo makes the libraries for Kubernetes log to log. They count what others
