@@ -23,7 +23,6 @@ func TestVerify(t *testing.T) {
 			WorkloadRef: v1alpha1.WorkloadRef{Kind: v1alpha1.WorkloadDeployment, Name: "app"},
 			Timeout:     &metav1.Duration{Duration: 2 * time.Minute},
 		}
-		evict(s)
 	}
 	decided := func(n *tenant, c *v1alpha1.VolumeCheckpoint, reason string) {
 		n.Helper()
@@ -49,7 +48,7 @@ func TestVerify(t *testing.T) {
 				PeriodSeconds: 1,
 			}
 		})
-		// The Deployment would start the same version again on the old content.
+		// Evicted, the same version would start again on the old content.
 		n.phase(c, v1alpha1.PhaseRollbackPending, time.Minute)
 		n.scaleDeployment(d, 0)
 		n.phase(c, v1alpha1.PhaseRolledBack, rollbackLimit)
