@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
@@ -110,23 +111,34 @@ func (m *Manager) Status(ctx context.Context, id string) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	v, err := m.ask(ctx, id)
-	if err != nil {
-		return Status{}, err
+	return m.look(ctx, p)
+}
+
+// look looks at the record of a volume and at what it tells of until one fits the
+// other: something else may be under way. An old record and a new volume would look
+// like a checkpoint that was ended by nobody.
+func (m *Manager) look(ctx context.Context, p place) (Status, error) {
+	r, err := m.loadRecord(p.id)
+	for err == nil {
+		v, err := m.ask(ctx, p.id)
+		if err != nil {
+			return Status{}, err
+		}
+		s, err := m.status(p, v, r)
+		if err != nil {
+			return s, err
+		}
+		after, err := m.loadRecord(p.id)
+		if err != nil || reflect.DeepEqual(r, after) {
+			return s, err
+		}
+		r = after
 	}
-	return m.status(p, v)
+	return Status{}, err
 }
 
 // List tells of all volumes of the pool and of those that were staged, by ID.
 func (m *Manager) List(ctx context.Context) ([]Status, error) {
-	resp, err := m.engine.List(ctx, &enginepb.ListRequest{})
-	if err != nil {
-		return nil, fromEngine("(all)", "listing", err)
-	}
-	attached := map[string]*enginepb.Volume{}
-	for _, v := range resp.Volumes {
-		attached[v.Name] = v
-	}
 	ids, err := m.recorded()
 	if err != nil {
 		return nil, err
@@ -145,7 +157,10 @@ func (m *Manager) List(ctx context.Context) ([]Status, error) {
 		if err != nil {
 			continue // deleted in the meantime, or a record of what is gone
 		}
-		s, err := m.status(p, attached[mappingName(id)])
+		s, err := m.look(ctx, p)
+		if errors.Is(err, ErrEngineDown) || ctx.Err() != nil {
+			return nil, err
+		}
 		if err != nil {
 			m.log.Warn("a volume cannot be looked at", "volume", id, "error", err)
 			continue
@@ -155,17 +170,13 @@ func (m *Manager) List(ctx context.Context) ([]Status, error) {
 	return list, nil
 }
 
-func (m *Manager) status(p place, v *enginepb.Volume) (Status, error) {
-	s := Status{ID: p.id, Path: p.path}
+func (m *Manager) status(p place, v *enginepb.Volume, r record) (s Status, err error) {
+	s = Status{ID: p.id, Path: p.path}
 	if v != nil && !isExportOf(v.Device, p.id) {
 		v = nil // on its way out, see attached
 	}
 	if p.pool != nil {
 		s.Size = p.pool.Size
-	}
-	r, err := m.loadRecord(p.id)
-	if err != nil {
-		return s, err
 	}
 	var now *current
 	if v != nil {

@@ -374,3 +374,40 @@ func TestDamaged(t *testing.T) {
 		n.end(id, "b")
 	}
 }
+
+// TestLookedAtMeanwhile: who looks while a checkpoint is opened or ended does not
+// see one that nobody has ended.
+func TestLookedAtMeanwhile(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	id := n.create("pvc-1", 16*mib)
+	n.start(id, "a")
+	n.end(id, "a")
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			if s, err := n.Status(ctx, id); err != nil || s.Last != nil && s.Last.Reason != "" {
+				t.Errorf("%+v %+v, %v", s, s.Last, err)
+				return
+			}
+		}
+	}()
+	for range 4 {
+		n.must(n.Checkpoint(ctx, id, uid1, volume.CheckpointOptions{}))
+		n.must(n.Rollback(ctx, id, uid1))
+		n.eventually("rolled back", func() bool {
+			s := n.status(id)
+			return s.Open == nil && s.Last != nil && s.Last.Outcome == volume.RolledBack
+		})
+		n.must(n.Checkpoint(ctx, id, uid2, volume.CheckpointOptions{}))
+		n.must(n.Commit(ctx, id, uid2))
+	}
+	close(stop)
+	<-stopped
+}
