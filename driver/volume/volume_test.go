@@ -26,6 +26,7 @@ func TestStageAndPublish(t *testing.T) {
 	ctx := t.Context()
 	for _, fsType := range []string{"", filesystem.Ext4, filesystem.XFS} {
 		t.Run("fs="+fsType, func(t *testing.T) {
+			defer func(all *testing.T) { n.t = all }(n.t) // who may still be told something
 			n.t = t
 			id := n.create("pvc-"+fsType+"x", 320*mib)
 			o := n.options(id, "a")
