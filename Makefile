@@ -23,7 +23,7 @@ GENERATED := '*.pb.go' '*/zz_generated.*.go' 'crds/*.yaml' charts/bowline/README
 
 .DEFAULT_GOAL := help
 .PHONY: help build image deploy test apiserver test-cluster lint fuzz generate check-generated bench demo demo-device \
-	clean cluster-up cluster-down packages
+	test-storage clean cluster-up cluster-down packages
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,12 @@ apiserver:
 test-cluster: ## run the tests of the cluster for development, and those of the driver in it; the first time builds a Kubernetes (root)
 	$(GO) test -tags cluster -count=1 -timeout 45m ./test/cluster
 	$(GO) test -tags cluster -count=1 -timeout 30m -parallel 4 ./test/e2e
+
+# Which of them, a regular expression, for instance `make test-storage STORAGE=subPath`.
+STORAGE ?=
+
+test-storage: ## run Kubernetes' own tests of storage against the driver, on a cluster of their own (root, about an hour)
+	test/storage-e2e/run.sh '$(STORAGE)'
 
 lint: $(TOOLS)/.built ## gofmt, go vet, staticcheck and the import rules
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard -- '*.go')); \
