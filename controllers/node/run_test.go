@@ -260,8 +260,15 @@ func TestRollback(t *testing.T) {
 	if n := v.called("rollback", "rollback"); n != 1 {
 		t.Errorf("asked for %d times", n)
 	}
-	if got := counter(t, metrics, "bowline_rollback_total", "success"); got != 1 {
-		t.Errorf("%v rollbacks are counted", got)
+	// It is counted when the report has been written, which was seen just now.
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		got := counter(t, metrics, "bowline_rollback_total", "success")
+		if got == 1 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("%v rollbacks are counted", got)
+		}
 	}
 }
 

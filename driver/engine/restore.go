@@ -22,22 +22,32 @@ func (s *Server) Restore(req *enginepb.RestoreRequest, stream grpc.ServerStreami
 	if req.Name == "" || req.Path == "" {
 		return status.Error(codes.InvalidArgument, "restoring needs the name of a volume and the path of its backing device")
 	}
+	last, err := s.restore(req, stream)
+	if err != nil {
+		return err
+	}
+	// Who has the result may attach the volume: nothing is in the way any more.
+	return stream.Send(last)
+}
+
+// restore does it and returns the last message, which it leaves to be sent.
+func (s *Server) restore(req *enginepb.RestoreRequest, stream grpc.ServerStreamingServer[enginepb.RestoreProgress]) (*enginepb.RestoreProgress, error) {
 	ctx := stream.Context()
 	if v := s.find(req.Name); v != nil && v.takingOver.Load() {
-		return v.notAttached(req.Name)
+		return nil, v.notAttached(req.Name)
 	}
 	v := s.enter(req.Name, true)
 	defer s.leave(req.Name, v)
 	if err := s.forgetGone(req.Name, v); err != nil {
-		return asStatus(err)
+		return nil, asStatus(err)
 	}
 	if m := v.mapping.Load(); m != nil {
-		return status.Errorf(codes.FailedPrecondition, "volume %q is attached; detach it first", req.Name)
+		return nil, status.Errorf(codes.FailedPrecondition, "volume %q is attached; detach it first", req.Name)
 	}
 	v.restoring.Store(true)
 	defer v.restoring.Store(false)
 	if err := removeLeftover(ctx, req.Name); err != nil {
-		return asStatus(err)
+		return nil, asStatus(err)
 	}
 	var phase restore.Phase
 	var next time.Time
@@ -60,7 +70,7 @@ func (s *Server) Restore(req *enginepb.RestoreRequest, stream grpc.ServerStreami
 	case errors.Is(err, bowlog.ErrNoLog):
 		last.Result.Outcome = enginepb.RestoreResult_NO_CHECKPOINT
 	case err != nil:
-		return asStatus(fmt.Errorf("volume %q: %w", req.Name, err))
+		return nil, asStatus(fmt.Errorf("volume %q: %w", req.Name, err))
 	case r.Phase == bowlog.PhaseOpening:
 		last.Result.Outcome = enginepb.RestoreResult_NEVER_OPENED
 	case r.Phase == bowlog.PhaseClosing:
@@ -71,5 +81,5 @@ func (s *Server) Restore(req *enginepb.RestoreRequest, stream grpc.ServerStreami
 	if r.ID != (bowlog.ID{}) {
 		last.Result.Id = r.ID.String()
 	}
-	return stream.Send(last)
+	return last, nil
 }
