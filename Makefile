@@ -56,7 +56,7 @@ test-cluster: ## run the tests of the cluster for development, and those of the 
 # Which of them, a regular expression, for instance `make test-storage STORAGE=subPath`.
 STORAGE ?=
 
-test-storage: ## run Kubernetes' own tests of storage against the driver, on a cluster of their own (root, about an hour)
+test-storage: ## run Kubernetes' own tests of storage against the driver, on a cluster of their own (root)
 	test/storage-e2e/run.sh '$(STORAGE)'
 
 lint: $(TOOLS)/.built ## gofmt, go vet, staticcheck and the import rules

@@ -57,7 +57,7 @@ step "Images"
 "$out/storage.test" -storage.images | while read -r directory name; do
 	context=$here/images/$directory
 	[ "$directory" = agnhost ] && context=$out/agnhost
-	"$out/cluster" build-image --tag "$name" --file "$here/images/$directory/Dockerfile" "$context"
+	"$out/cluster" build-image --tag "$name" --file "$here/images/$directory/Dockerfile" "$context" </dev/null
 done
 make image IMAGE="$image" VERSION=storage-e2e
 
