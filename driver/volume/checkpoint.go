@@ -71,7 +71,7 @@ func (m *Manager) checkpoint(ctx context.Context, s *slot, p place, uid string, 
 	if p.pool != nil && !p.pool.Used {
 		return fmt.Errorf("volume %s: it was never used, so there is nothing to go back to: %w", p.id, ErrInvalid)
 	}
-	if _, err := m.refreshRecord(ctx, p); err != nil {
+	if _, _, _, err := m.refresh(ctx, p); err != nil {
 		return err
 	}
 	return m.withMapping(ctx, p, func(v *enginepb.Volume) error {
@@ -126,11 +126,7 @@ func (m *Manager) openCheckpoint(id, uid string, do func() (time.Duration, error
 
 func (m *Manager) commit(ctx context.Context, s *slot, p place, uid string) error {
 	m.thaw(p.id, s)
-	r, err := m.refreshRecord(ctx, p)
-	if err != nil {
-		return err
-	}
-	open, err := m.openOn(ctx, p)
+	r, _, open, err := m.refresh(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -146,12 +142,10 @@ func (m *Manager) commit(ctx context.Context, s *slot, p place, uid string) erro
 	}
 	set := func(st stage) error {
 		_, err := m.updateRecord(p.id, func(r *record) {
-			c := checkpointRecord{UID: uid}
-			if r.Checkpoint != nil && sameUID(r.Checkpoint.UID, uid) {
-				c = *r.Checkpoint
+			if r.Checkpoint == nil || !sameUID(r.Checkpoint.UID, uid) {
+				r.Checkpoint = &checkpointRecord{UID: uid}
 			}
-			c.Stage, c.Since = st, time.Now()
-			r.Checkpoint = &c
+			r.Checkpoint.Stage, r.Checkpoint.Since = st, time.Now()
 		})
 		return err
 	}
@@ -297,19 +291,26 @@ type current struct {
 }
 
 // openOn finds out whether a checkpoint is open, by the engine or, if the volume is
-// not attached, by what is on it. Nil means that none is.
-func (m *Manager) openOn(ctx context.Context, p place) (*current, error) {
+// not attached, by what is on it. Nil means that none is. It returns the mapping as
+// well, nil if there is none.
+func (m *Manager) openOn(ctx context.Context, p place) (*enginepb.Volume, *current, error) {
 	v, err := m.attached(ctx, p.id)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if v == nil {
-		return openOnDisk(p)
+		now, err := openOnDisk(p)
+		return nil, now, err
 	}
+	return v, openInEngine(v), nil
+}
+
+// openInEngine is the checkpoint that is open on a mapping; nil if none is.
+func openInEngine(v *enginepb.Volume) *current {
 	if v.Open == nil {
-		return nil, nil
+		return nil
 	}
-	return &current{uid: v.Open.Id, opened: v.Open.Opened.AsTime(), rollback: v.Open.RollbackRequested}, nil
+	return &current{uid: v.Open.Id, opened: v.Open.Opened.AsTime(), rollback: v.Open.RollbackRequested}
 }
 
 // openOnDisk reads block 0 of a volume that is not attached.
@@ -339,19 +340,16 @@ func openOnDisk(p place) (*current, error) {
 	}, nil
 }
 
-// refreshRecord brings the record of the last checkpoint up to date with what the
-// volume itself says, so that an operation that was interrupted after it was done
-// is known to be done.
-func (m *Manager) refreshRecord(ctx context.Context, p place) (record, error) {
-	open, err := m.openOn(ctx, p)
+// refresh brings the record of the last checkpoint up to date with what the volume
+// itself says, so that an operation that was interrupted after it was done is known
+// to be done. It returns the record and what openOn does.
+func (m *Manager) refresh(ctx context.Context, p place) (record, *enginepb.Volume, *current, error) {
+	v, now, err := m.openOn(ctx, p)
 	if err != nil {
-		return record{}, err
+		return record{}, nil, nil, err
 	}
-	v, err := m.attached(ctx, p.id)
-	if err != nil {
-		return record{}, err
-	}
-	return m.updateRecord(p.id, func(r *record) { r.Checkpoint = settled(r.Checkpoint, open, v.GetEnded()) })
+	r, err := m.updateRecord(p.id, func(r *record) { r.Checkpoint = settled(r.Checkpoint, now, v.GetEnded()) })
+	return r, v, now, err
 }
 
 // settled is what became of the checkpoint that the record c tells of, given the

@@ -97,10 +97,7 @@ func (m *Manager) readyToFreeze(ctx context.Context, s *slot, p place, uid strin
 	if err := m.settle(ctx, s, p); err != nil {
 		return nil, "", err
 	}
-	if _, err := m.refreshRecord(ctx, p); err != nil {
-		return nil, "", err
-	}
-	v, err := m.attached(ctx, p.id)
+	_, v, _, err := m.refresh(ctx, p)
 	if err != nil || v == nil {
 		return nil, "", err
 	}
@@ -152,7 +149,7 @@ func (m *Manager) CheckpointFrozen(ctx context.Context, id, uid string, o Checkp
 		f := s.frozen
 		if f == nil || !sameUID(f.uid, uid) {
 			// Perhaps this was done and the answer was lost.
-			if now, err := m.openOn(ctx, p); err == nil && now != nil && sameUID(now.uid, uid) {
+			if _, now, err := m.openOn(ctx, p); err == nil && now != nil && sameUID(now.uid, uid) {
 				return nil
 			}
 			return fmt.Errorf("volume %s: checkpoint %s: %w", id, uid, ErrNotFrozen)

@@ -77,16 +77,12 @@ func (m *Manager) Clone(ctx context.Context, source string, o pool.CreateOptions
 	if err := m.settle(ctx, s, p); err != nil {
 		return pool.Volume{}, err
 	}
-	now, err := m.openOn(ctx, p)
+	v, now, err := m.openOn(ctx, p)
 	if err != nil {
 		return pool.Volume{}, err
 	}
 	if now != nil {
 		return pool.Volume{}, fmt.Errorf("volume %s: it can be cloned when its checkpoint has ended: %w", source, ErrCheckpointOpen)
-	}
-	v, err := m.attached(ctx, source)
-	if err != nil {
-		return pool.Volume{}, err
 	}
 	if v == nil {
 		return m.pool.Clone(ctx, source, o, m.cloneProgress(source))
@@ -152,7 +148,7 @@ func (m *Manager) Expand(ctx context.Context, ref Ref, size int64) (int64, error
 	if err != nil {
 		return 0, err
 	}
-	now, err := m.openOn(ctx, p)
+	v, now, err := m.openOn(ctx, p)
 	if err != nil {
 		return 0, err
 	}
@@ -165,10 +161,6 @@ func (m *Manager) Expand(ctx context.Context, ref Ref, size int64) (int64, error
 			return 0, err
 		}
 		p.pool = &grown
-	}
-	v, err := m.attached(ctx, p.id)
-	if err != nil {
-		return 0, err
 	}
 	if v == nil {
 		if p.pool == nil {

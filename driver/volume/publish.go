@@ -136,18 +136,7 @@ func (m *Manager) Unpublish(ctx context.Context, id, targetPath string) error {
 
 // releaseTarget unmounts all that is mounted at a target path.
 func (m *Manager) releaseTarget(ctx context.Context, id, target string) error {
-	for {
-		_, _, err := filesystem.MountedAt(target)
-		if errors.Is(err, filesystem.ErrNotMounted) {
-			return nil
-		}
-		if err == nil {
-			err = m.unmount(ctx, id, target)
-		}
-		if err != nil {
-			return err
-		}
-	}
+	return m.unmountWhile(ctx, id, target, func(string) (bool, error) { return true, nil })
 }
 
 func makeTarget(target string, block bool) error {

@@ -78,11 +78,7 @@ func (r *rollback) failed() bool {
 func (m *Manager) Rollback(ctx context.Context, id, uid string) error {
 	return m.withVolume(ctx, id, uid, func(s *slot, p place) error {
 		m.thaw(id, s)
-		r, err := m.refreshRecord(ctx, p)
-		if err != nil {
-			return err
-		}
-		now, err := m.openOn(ctx, p)
+		r, v, now, err := m.refresh(ctx, p)
 		if err != nil {
 			return err
 		}
@@ -91,10 +87,6 @@ func (m *Manager) Rollback(ctx context.Context, id, uid string) error {
 				return nil
 			}
 			return fmt.Errorf("volume %s: checkpoint %s: %w", id, uid, ErrNoCheckpoint)
-		}
-		v, err := m.attached(ctx, id)
-		if err != nil {
-			return err
 		}
 		if v != nil && !now.rollback {
 			if _, err := m.engine.RequestRollback(ctx, &enginepb.RequestRollbackRequest{Name: v.Name}); err != nil {
@@ -114,9 +106,7 @@ func (m *Manager) noteRollback(id, uid string) error {
 	_, err := m.updateRecord(id, func(r *record) {
 		if c := r.Checkpoint; c != nil && sameUID(c.UID, uid) {
 			if c.Stage != rollingBack {
-				next := *c
-				next.Stage, next.Since = rollingBack, time.Now()
-				r.Checkpoint = &next
+				c.Stage, c.Since = rollingBack, time.Now()
 			}
 			return
 		}
@@ -128,9 +118,7 @@ func (m *Manager) noteRollback(id, uid string) error {
 func (m *Manager) noteRestoring(id string, restoring bool) error {
 	_, err := m.updateRecord(id, func(r *record) {
 		if c := r.Checkpoint; c != nil && c.Stage == rollingBack {
-			next := *c
-			next.Restoring = restoring
-			r.Checkpoint = &next
+			c.Restoring = restoring
 		}
 	})
 	return err
@@ -148,9 +136,7 @@ func (m *Manager) settle(ctx context.Context, s *slot, p place) error {
 		if s.rollback.failed() {
 			return s.rollback.err
 		}
-		if err := m.startRollback(s, p); err != nil {
-			return err
-		}
+		m.startRollback(s, p)
 	}
 	ctx, cancel := context.WithTimeout(ctx, settlePatience)
 	defer cancel()
@@ -223,7 +209,9 @@ func pendingIfInUse(err error) error {
 	return err
 }
 
-func (m *Manager) startRollback(s *slot, p place) error {
+// startRollback starts to restore a volume that due says is to be. The slot is
+// held.
+func (m *Manager) startRollback(s *slot, p place) {
 	r := &rollback{done: make(chan struct{})}
 	m.mu.Lock()
 	s.rollback = r
@@ -241,14 +229,10 @@ func (m *Manager) startRollback(s *slot, p place) error {
 		r.err = fmt.Errorf("volume %s: shutting down: %w", p.id, ErrRollbackPending)
 		close(r.done)
 	}
-	return nil
 }
 
 // restore puts a volume that is not attached back to its checkpoint.
 func (m *Manager) restore(r *rollback, p place) error {
-	if err := m.clearDead(m.ctx, p); err != nil {
-		return err
-	}
 	now, err := openOnDisk(p)
 	if err != nil {
 		return err
@@ -285,9 +269,7 @@ func (m *Manager) restore(r *rollback, p place) error {
 	m.log.Info("rolled back", "volume", p.id, "bytes", result.PutBack, "duration", time.Since(began))
 	_, err = m.updateRecord(p.id, func(r *record) {
 		if c := r.Checkpoint; c != nil && c.Stage == rollingBack {
-			next := *c
-			next.Stage, next.Since, next.Bytes, next.Restoring = rolledBack, time.Now(), result.PutBack, false
-			r.Checkpoint = &next
+			c.Stage, c.Since, c.Bytes, c.Restoring = rolledBack, time.Now(), result.PutBack, false
 		}
 	})
 	return err
@@ -391,9 +373,7 @@ func (m *Manager) advance(id string) (more bool) {
 		// What is damaged is tried again when somebody wants the volume.
 		return !s.rollback.damaged() && again()
 	}
-	if err := m.startRollback(s, p); err != nil {
-		m.log.Error("starting a rollback", "volume", id, "error", err)
-	}
+	m.startRollback(s, p)
 	return false // when it fails it says so
 }
 

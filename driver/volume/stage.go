@@ -306,35 +306,35 @@ func (m *Manager) Unstage(ctx context.Context, id, stagingPath string) error {
 
 // unmountDevice unmounts device from path, if that is what is mounted there.
 func (m *Manager) unmountDevice(ctx context.Context, id, path, device string) error {
-	for {
-		_, at, err := filesystem.MountedAt(path)
-		if errors.Is(err, filesystem.ErrNotMounted) || err == nil && at != device {
-			return nil
-		}
-		if err == nil {
-			err = m.unmount(ctx, id, path)
-		}
-		if err != nil {
-			return err
-		}
-	}
+	return m.unmountWhile(ctx, id, path, func(at string) (bool, error) { return at == device, nil })
 }
 
 // unmountStaging unmounts the file system of a volume from its staging path, for
 // real.
 func (m *Manager) unmountStaging(ctx context.Context, id, staging string) error {
+	return m.unmountWhile(ctx, id, staging, func(device string) (bool, error) {
+		if device == "" {
+			return false, fmt.Errorf("volume %s: what is mounted at %s is not on a block device: %w", id, staging, ErrInvalid)
+		}
+		return true, nil
+	})
+}
+
+// unmountWhile unmounts what is mounted at path, one after the other, until
+// nothing is or the device of the next one, "" if it has none, is not to be.
+func (m *Manager) unmountWhile(ctx context.Context, id, path string, wanted func(device string) (bool, error)) error {
 	for {
-		_, device, err := filesystem.MountedAt(staging)
+		_, device, err := filesystem.MountedAt(path)
 		if errors.Is(err, filesystem.ErrNotMounted) {
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("volume %s: %w", id, err)
 		}
-		if device == "" {
-			return fmt.Errorf("volume %s: what is mounted at %s is not on a block device: %w", id, staging, ErrInvalid)
+		if ok, err := wanted(device); !ok || err != nil {
+			return err
 		}
-		if err := m.unmount(ctx, id, staging); err != nil {
+		if err := m.unmount(ctx, id, path); err != nil {
 			return err
 		}
 	}

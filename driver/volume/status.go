@@ -182,9 +182,7 @@ func (m *Manager) status(p place, v *enginepb.Volume, r record) (s Status, err e
 	if v != nil {
 		s.Attached, s.Device, s.Size = true, v.Device, v.Size
 		s.SurvivesRestart = v.SurvivesRestart
-		if v.Open != nil {
-			now = &current{uid: v.Open.Id, opened: v.Open.Opened.AsTime(), rollback: v.Open.RollbackRequested}
-		}
+		now = openInEngine(v)
 		if err := m.addPublishers(&s, v.Device, r.StagingPath); err != nil {
 			return s, err
 		}
