@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -125,14 +124,10 @@ func find() ([]foundExport, error) {
 	}
 	var found []foundExport
 	for _, file := range files {
-		b, err := os.ReadFile(file)
-		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
-			continue // Detached in the meantime.
-		}
+		name, ours, err := readName(file)
 		if err != nil {
 			return nil, err
 		}
-		name, ours := strings.CutPrefix(strings.TrimSuffix(string(b), "\n"), "/"+prefix)
 		if !ours {
 			continue
 		}
