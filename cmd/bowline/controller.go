@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +26,7 @@ import (
 	"github.com/bowline-csi/bowline/controllers/checkpoint"
 	"github.com/bowline-csi/bowline/controllers/expansion"
 	"github.com/bowline-csi/bowline/controllers/group"
+	"github.com/bowline-csi/bowline/controllers/lifetime"
 	"github.com/bowline-csi/bowline/driver/csi"
 )
 
@@ -75,9 +74,9 @@ func (o *controllerOptions) run(ctx context.Context) error {
 	if o.leaderElect && o.namespace == "" {
 		return usageError{errors.New("--namespace or the environment variable NAMESPACE must say where the lease of the leader is")}
 	}
-	socket := strings.TrimPrefix(strings.TrimPrefix(o.csiEndpoint, "unix:"), "//")
-	if socket != "" && !filepath.IsAbs(socket) {
-		return usageError{fmt.Errorf("--csi-endpoint is %q, want the absolute path of a unix socket, with or without unix:// before it", o.csiEndpoint)}
+	socket, err := socketPath(o.csiEndpoint, "")
+	if err != nil {
+		return err
 	}
 	logTo(log)
 	m, err := o.manager(ctx, log)
@@ -104,7 +103,7 @@ func (o *controllerOptions) run(ctx context.Context) error {
 		expansion.New(m.GetCache()).Register(server)
 	}
 	running, ctx := errgroup.WithContext(ctx)
-	running.Go(func() error { return startManager(ctx, m) })
+	running.Go(func() error { return lifetime.Run(ctx, m, managerPatience) })
 	running.Go(func() error {
 		synced.Store(m.GetCache().WaitForCacheSync(ctx))
 		return nil
@@ -120,24 +119,6 @@ func (o *controllerOptions) run(ctx context.Context) error {
 
 // managerPatience is how long reconciliations may take to end; they are repeated.
 const managerPatience = 5 * time.Second
-
-// startManager runs m until ctx is done. A manager that waits for an API server that
-// is away does not look at ctx, and is not waited for.
-func startManager(ctx context.Context, m ctrl.Manager) error {
-	ended := make(chan error, 1)
-	go func() { ended <- m.Start(ctx) }()
-	select {
-	case err := <-ended:
-		return err
-	case <-ctx.Done():
-	}
-	select {
-	case err := <-ended:
-		return err
-	case <-time.After(managerPatience):
-		return ctx.Err()
-	}
-}
 
 // logTo makes the libraries for Kubernetes log to log. They count what others
 // call information as several levels of detail, which are all debug here. They have

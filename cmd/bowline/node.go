@@ -58,12 +58,15 @@ and can be restarted at any time without I/O noticing.`,
 
 // csiSocket returns the path of the CSI socket.
 func (o *nodeOptions) csiSocket() (string, error) {
-	path := strings.TrimPrefix(strings.TrimPrefix(o.csiEndpoint, "unix:"), "//")
-	if path == "" {
-		path = filepath.Join(o.kubeletDir, "plugins", csi.DriverName, "csi.sock")
-	}
-	if !filepath.IsAbs(path) {
-		return "", usageError{fmt.Errorf("--csi-endpoint is %q, want the absolute path of a unix socket, with or without unix:// before it", o.csiEndpoint)}
+	return socketPath(o.csiEndpoint, filepath.Join(o.kubeletDir, "plugins", csi.DriverName, "csi.sock"))
+}
+
+// socketPath returns the path of the unix socket that --csi-endpoint names, or
+// fallback if it is empty.
+func socketPath(endpoint, fallback string) (string, error) {
+	path := cmp.Or(strings.TrimPrefix(strings.TrimPrefix(endpoint, "unix:"), "//"), fallback)
+	if path != "" && !filepath.IsAbs(path) {
+		return "", usageError{fmt.Errorf("--csi-endpoint is %q, want the absolute path of a unix socket, with or without unix:// before it", endpoint)}
 	}
 	return path, nil
 }

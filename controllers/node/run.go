@@ -32,7 +32,6 @@
 package node
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +40,7 @@ import (
 	"time"
 
 	"github.com/bowline-csi/bowline/api/v1alpha1"
+	"github.com/bowline-csi/bowline/controllers/lifetime"
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
@@ -116,25 +116,11 @@ func (c Config) run(ctx context.Context, m *metrics, changed *changes) error {
 	if err := c.add(ctx, mgr, m, changed, time.Now); err != nil {
 		return err
 	}
-	return start(ctx, mgr)
-}
-
-// start runs mgr until ctx is done or it cannot go on. A manager that waits for an
-// API server that is away does not look at ctx, and is not waited for.
-func start(ctx context.Context, mgr manager.Manager) error {
-	ended := make(chan error, 1)
-	go func() { ended <- mgr.Start(ctx) }()
-	select {
-	case err := <-ended:
-		return cmp.Or(err, errors.New("stopped unasked"))
-	case <-ctx.Done():
+	err = lifetime.Run(ctx, mgr, shutdownLimit)
+	if err == nil && ctx.Err() == nil {
+		err = errors.New("stopped unasked")
 	}
-	select {
-	case err := <-ended:
-		return err
-	case <-time.After(shutdownLimit):
-		return ctx.Err()
-	}
+	return err
 }
 
 func (c Config) manager() (manager.Manager, error) {
