@@ -256,32 +256,3 @@ func TestIdentity(t *testing.T) {
 		t.Errorf("%v, %v", c, err)
 	}
 }
-
-// TestControlPlane asks what external-resizer asks before it decides that the
-// kubelet does everything.
-func TestControlPlane(t *testing.T) {
-	server := grpc.NewServer()
-	csi.RegisterControlPlane(server, csi.NewIdentity("v", nil))
-	conn := serve(t, server)
-	plugin, err := spec.NewIdentityClient(conn).GetPluginCapabilities(t.Context(), &spec.GetPluginCapabilitiesRequest{})
-	if err != nil || plugin.GetCapabilities()[0].GetService().GetType() != spec.PluginCapability_Service_CONTROLLER_SERVICE {
-		t.Errorf("%v, %v", plugin, err)
-	}
-	controller, err := spec.NewControllerClient(conn).ControllerGetCapabilities(t.Context(), &spec.ControllerGetCapabilitiesRequest{})
-	if err != nil {
-		t.Error(err)
-	}
-	for _, c := range controller.GetCapabilities() {
-		if c.GetRpc().GetType() == spec.ControllerServiceCapability_RPC_EXPAND_VOLUME {
-			t.Error("a controller that expands volumes")
-		}
-	}
-	nodes, err := spec.NewNodeClient(conn).NodeGetCapabilities(t.Context(), &spec.NodeGetCapabilitiesRequest{})
-	if err != nil || !slices.ContainsFunc(nodes.GetCapabilities(), func(c *spec.NodeServiceCapability) bool {
-		return c.GetRpc().GetType() == spec.NodeServiceCapability_RPC_EXPAND_VOLUME
-	}) {
-		t.Errorf("%v, %v", nodes, err)
-	}
-	_, err = spec.NewControllerClient(conn).CreateVolume(t.Context(), &spec.CreateVolumeRequest{Name: "a"})
-	wantCode(t, err, codes.Unimplemented)
-}

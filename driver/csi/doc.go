@@ -9,8 +9,8 @@
 // which one that is.
 //
 // Expansion is done on the node alone, so external-resizer has nothing to do but
-// to pass the new size on. It asks an endpoint without volumes for that, see
-// RegisterControlPlane.
+// to pass the new size on. What it asks for that is answered by package
+// controllers/expansion.
 package csi
 
 import spec "github.com/container-storage-interface/spec/lib/go/csi"

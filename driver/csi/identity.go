@@ -5,7 +5,6 @@ import (
 
 	spec "github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
@@ -58,35 +57,4 @@ func (i *Identity) Probe(ctx context.Context, _ *spec.ProbeRequest) (*spec.Probe
 		return nil, status.FromContextError(err).Err()
 	}
 	return &spec.ProbeResponse{Ready: wrapperspb.Bool(ready)}, nil
-}
-
-// controlPlane answers what external-resizer asks: whether a controller expands
-// volumes, which it does not, and whether nodes do.
-type controlPlane struct {
-	spec.UnimplementedControllerServer
-	spec.UnimplementedNodeServer
-}
-
-// RegisterControlPlane makes r an endpoint for external-resizer. It has no
-// volumes and does nothing with any; with it the resizer hands expansions on to
-// the kubelet of the volume's node.
-func RegisterControlPlane(r grpc.ServiceRegistrar, identity *Identity) {
-	identity.Register(r)
-	spec.RegisterControllerServer(r, controlPlane{})
-	spec.RegisterNodeServer(r, controlPlane{})
-}
-
-// ControllerGetCapabilities implements spec.ControllerServer.
-func (controlPlane) ControllerGetCapabilities(context.Context, *spec.ControllerGetCapabilitiesRequest) (*spec.ControllerGetCapabilitiesResponse, error) {
-	return controllerCapabilities(spec.ControllerServiceCapability_RPC_SINGLE_NODE_MULTI_WRITER), nil
-}
-
-// ValidateVolumeCapabilities implements spec.ControllerServer.
-func (controlPlane) ValidateVolumeCapabilities(context.Context, *spec.ValidateVolumeCapabilitiesRequest) (*spec.ValidateVolumeCapabilitiesResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "only the plugin on the volume's node knows the volume")
-}
-
-// NodeGetCapabilities implements spec.NodeServer.
-func (controlPlane) NodeGetCapabilities(context.Context, *spec.NodeGetCapabilitiesRequest) (*spec.NodeGetCapabilitiesResponse, error) {
-	return nodeCapabilities(), nil
 }
