@@ -248,6 +248,11 @@ type volumeReport struct {
 	BlockSize int32  `json:"blockSize"`
 	Free      int64  `json:"free"` // usable for backups, as far as known
 
+	// Operations of the backing device that failed.
+	DeviceErrors    uint64    `json:"deviceErrors"`
+	LastDeviceError string    `json:"lastDeviceError,omitempty"`
+	DeviceErrorAt   time.Time `json:"deviceErrorAt,omitzero"`
+
 	// The rest is of the open checkpoint.
 	Checkpoint   string    `json:"checkpoint,omitempty"`
 	Opened       time.Time `json:"opened,omitzero"`
@@ -277,6 +282,9 @@ func report(v *enginepb.Volume, a *attachment) (volumeReport, error) {
 		Name: v.Name, Path: v.Path, Device: v.Device, MountedAt: mountpoint,
 		State: stateNames[v.State], Size: v.Size, BlockSize: v.BlockSize, Free: v.Free,
 	}
+	if f := v.Failures; f != nil {
+		r.DeviceErrors, r.LastDeviceError, r.DeviceErrorAt = f.Count, f.Last, f.At.AsTime()
+	}
 	if c := v.Open; c != nil {
 		r.Checkpoint, r.Opened = c.Id, c.Opened.AsTime()
 		r.AgeSeconds = time.Since(r.Opened).Seconds()
@@ -299,6 +307,9 @@ func (r volumeReport) write(out io.Writer) error {
 	line("Size", "%s in blocks of %d", size(r.Size), r.BlockSize)
 	line("State", "%s", r.State)
 	line("Free for backups", "%s", size(r.Free))
+	if r.DeviceErrors > 0 {
+		line("Device errors", "%d, the last one %s: %s", r.DeviceErrors, r.DeviceErrorAt.Local().Format(time.DateTime), r.LastDeviceError)
+	}
 	if r.Checkpoint != "" {
 		line("Checkpoint", "%s, opened %s, %s ago", r.Checkpoint, r.Opened.Local().Format(time.DateTime), round(time.Since(r.Opened)))
 		line("Backed up", "%s", size(r.BackedUp))

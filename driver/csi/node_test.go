@@ -110,6 +110,7 @@ func TestHealth(t *testing.T) {
 		volume.HealthDamaged:     spec.VolumeHealthErrorType_DATA_LOSS,
 		volume.HealthNoSpace:     spec.VolumeHealthErrorType_DEGRADED,
 		volume.HealthUnsettled:   spec.VolumeHealthErrorType_DEGRADED,
+		volume.HealthDevice:      spec.VolumeHealthErrorType_DEGRADED,
 		"SomethingThatCameLater": spec.VolumeHealthErrorType_DEGRADED,
 	} {
 		d.health = volume.Health{Abnormal: reason != "", Reason: reason, Message: "m"}

@@ -29,6 +29,9 @@ func describe(name string, m *attachment) *enginepb.Volume {
 		Since:           timestamppb.New(m.since),
 		SurvivesRestart: m.survives,
 	}
+	if f := m.Failures(); f.Count > 0 {
+		v.Failures = &enginepb.Failures{Count: f.Count, Last: f.Last.Error(), At: timestamppb.New(f.At)}
+	}
 	if st.Ended.ID != (bowlog.ID{}) {
 		v.Ended = &enginepb.Ended{Id: st.Ended.ID.String(), At: timestamppb.New(st.Ended.At)}
 		if st.Ended.Reason == bow.OutOfSpace {

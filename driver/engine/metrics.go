@@ -41,6 +41,8 @@ var gauges = []gauge{
 		func(m *attachment, _ *bow.Stats) float64 { return float64(m.Export().BytesWritten) }, false},
 	{desc("errors_total", "Requests that failed."), prometheus.CounterValue,
 		func(m *attachment, _ *bow.Stats) float64 { return float64(m.Export().Errors) }, false},
+	{desc("device_errors_total", "Operations of the backing device that failed, those for backups and the log among them."), prometheus.CounterValue,
+		func(m *attachment, _ *bow.Stats) float64 { return float64(m.Failures().Count) }, false},
 
 	{desc("free_bytes", "Space that backups can use."), prometheus.GaugeValue,
 		func(_ *attachment, s *bow.Stats) float64 { return float64(s.Free) }, true},

@@ -27,7 +27,7 @@ import (
 // Close only as the last one.
 type Mapping struct {
 	*bow.Engine
-	dev    *blockdev.File
+	dev    *watched
 	export *fuse.Export
 	path   string
 	meter  *meter
@@ -49,11 +49,13 @@ type Options struct {
 	KeepAllocated bool
 }
 
-func (o Options) open(path string) (*blockdev.File, error) {
+func (o Options) open(path string) (*watched, error) {
+	flags := []blockdev.Flag{blockdev.Exclusive}
 	if o.KeepAllocated {
-		return blockdev.Open(path, blockdev.Exclusive, blockdev.KeepAllocated)
+		flags = append(flags, blockdev.KeepAllocated)
 	}
-	return blockdev.Open(path, blockdev.Exclusive)
+	f, err := blockdev.Open(path, flags...)
+	return &watched{File: f}, err
 }
 
 // Attach puts a mapping on the image file or block device at path. The backing
@@ -126,7 +128,7 @@ func TakeOver(ctx context.Context, path string, o Options, h Handover) (*Mapping
 }
 
 // openReleased is open, but waits for others to release the device.
-func (o Options) openReleased(ctx context.Context, path string) (*blockdev.File, error) {
+func (o Options) openReleased(ctx context.Context, path string) (*watched, error) {
 	ctx, cancel := context.WithTimeout(ctx, releasePatience)
 	defer cancel()
 	for {

@@ -3,6 +3,7 @@ package mapping
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -102,6 +103,35 @@ func TestTakeOverGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := dev.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestFailures: an operation of the backing device that fails is told of, with the
+// error and the time. What the engine refuses is not one.
+func TestFailures(t *testing.T) {
+	m, path := newTestMapping(t, Options{Name: fmt.Sprintf("failures-%d", os.Getpid()), BlockSize: 4096})
+	p := blockdev.Buffer(4096)
+	if _, err := m.ReadAt(p, m.Size()); !errors.Is(err, blockdev.ErrOutOfRange) {
+		t.Errorf("read after the end: %v", err)
+	}
+	if f := m.Failures(); f != (Failures{}) {
+		t.Errorf("nothing has failed: %+v", f)
+	}
+	began := time.Now()
+	if err := os.Truncate(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	for want := range uint64(3) {
+		if _, err := m.ReadAt(p, 8192); !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("read of what is gone: %v", err)
+		}
+		f := m.Failures()
+		if f.Count != want+1 || !errors.Is(f.Last, io.ErrUnexpectedEOF) || f.At.Before(began) || f.At.After(time.Now()) {
+			t.Errorf("after %d: %+v", want+1, f)
+		}
+	}
+	if err := m.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
 }

@@ -26,6 +26,9 @@ type Status struct {
 	// every request of its users fails until they are gone.
 	Dead bool
 
+	// Failures are the operations of the backing device that failed.
+	Failures Failures
+
 	// SurvivesRestart says that the engine can be killed without an I/O error.
 	SurvivesRestart bool
 
@@ -39,6 +42,15 @@ type Status struct {
 
 	// Rollback is set from when one was asked for until it is done.
 	Rollback *RollbackStatus
+}
+
+// Failures are operations of a backing device that failed: those of users, and those
+// for backups and the log. They are counted anew when another process serves the
+// volume, or when it is attached again.
+type Failures struct {
+	Count uint64
+	Last  string    // what the last one failed with
+	At    time.Time // when that was
 }
 
 // OpenCheckpoint is a checkpoint that is open. What the engine knows of it is zero
@@ -182,6 +194,9 @@ func (m *Manager) status(p place, v *enginepb.Volume, r record) (s Status, err e
 	if v != nil {
 		s.Attached, s.Device, s.Size = true, v.Device, v.Size
 		s.SurvivesRestart = v.SurvivesRestart
+		if f := v.Failures; f != nil {
+			s.Failures = Failures{Count: f.Count, Last: f.Last, At: f.At.AsTime()}
+		}
 		now = openInEngine(v)
 		if err := m.addPublishers(&s, v.Device, r.StagingPath); err != nil {
 			return s, err
@@ -299,7 +314,12 @@ const (
 	HealthDamaged    = "CheckpointLogCorrupt"
 	HealthNoSpace    = "CheckpointOutOfSpace"
 	HealthUnsettled  = "CheckpointWriteFailed"
+	HealthDevice     = "BackingDeviceFailed"
 )
+
+// failureMemory is for how long after a failure of its backing device a volume is
+// not healthy.
+const failureMemory = 10 * time.Minute
 
 // Health tells whether a volume can be used. An error means that it cannot be
 // told, or that there is no such volume.
@@ -320,9 +340,12 @@ func (m *Manager) Health(ctx context.Context, id string) (Health, error) {
 	case s.Rollback != nil && s.Rollback.Running:
 		return bad(HealthRollback, "the volume is being rolled back: %d of %d bytes", s.Rollback.Done, s.Rollback.Total)
 	case s.Open != nil && s.Open.Unsettled:
-		return bad(HealthUnsettled, "the log of the checkpoint could not be written")
+		return bad(HealthUnsettled, "the log of the checkpoint could not be written; the next write tries again")
 	case s.Open != nil && s.Open.OutOfSpace > 0:
 		return bad(HealthNoSpace, "%d writes failed because there was no free space for backups: commit or roll back the checkpoint, or delete files", s.Open.OutOfSpace)
+	case s.Failures.Count > 0 && time.Since(s.Failures.At) < failureMemory:
+		return bad(HealthDevice, "%d operations of the backing device failed, the last one %s: %s",
+			s.Failures.Count, s.Failures.At.UTC().Format(time.RFC3339), s.Failures.Last)
 	}
 	return Health{Message: "the volume is usable"}, nil
 }

@@ -223,7 +223,7 @@ func (x Ended_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Ended_Reason.Descriptor instead.
 func (Ended_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_driver_engine_enginepb_engine_proto_rawDescGZIP(), []int{19, 0}
+	return file_driver_engine_enginepb_engine_proto_rawDescGZIP(), []int{20, 0}
 }
 
 type AttachRequest struct {
@@ -1089,8 +1089,10 @@ type Volume struct {
 	// The process that serves the volume may die without an I/O error: a successor
 	// takes over.
 	SurvivesRestart bool `protobuf:"varint,11,opt,name=survives_restart,json=survivesRestart,proto3" json:"survives_restart,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Only if operations of the backing device have failed.
+	Failures      *Failures `protobuf:"bytes,40,opt,name=failures,proto3" json:"failures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Volume) Reset() {
@@ -1200,6 +1202,75 @@ func (x *Volume) GetSurvivesRestart() bool {
 	return false
 }
 
+func (x *Volume) GetFailures() *Failures {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
+// Failures are operations of a backing device that failed: those of requests, and
+// those for backups and the log.
+type Failures struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Count         uint64                 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"` // since Volume.since
+	Last          string                 `protobuf:"bytes,2,opt,name=last,proto3" json:"last,omitempty"`    // what the last one failed with
+	At            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`        // when that was
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failures) Reset() {
+	*x = Failures{}
+	mi := &file_driver_engine_enginepb_engine_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failures) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failures) ProtoMessage() {}
+
+func (x *Failures) ProtoReflect() protoreflect.Message {
+	mi := &file_driver_engine_enginepb_engine_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failures.ProtoReflect.Descriptor instead.
+func (*Failures) Descriptor() ([]byte, []int) {
+	return file_driver_engine_enginepb_engine_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Failures) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Failures) GetLast() string {
+	if x != nil {
+		return x.Last
+	}
+	return ""
+}
+
+func (x *Failures) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
 // Open is an open checkpoint.
 type Open struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
@@ -1225,7 +1296,7 @@ type Open struct {
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_driver_engine_enginepb_engine_proto_msgTypes[18]
+	mi := &file_driver_engine_enginepb_engine_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1237,7 +1308,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_driver_engine_enginepb_engine_proto_msgTypes[18]
+	mi := &file_driver_engine_enginepb_engine_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1250,7 +1321,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_driver_engine_enginepb_engine_proto_rawDescGZIP(), []int{18}
+	return file_driver_engine_enginepb_engine_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Open) GetId() string {
@@ -1356,7 +1427,7 @@ type Ended struct {
 
 func (x *Ended) Reset() {
 	*x = Ended{}
-	mi := &file_driver_engine_enginepb_engine_proto_msgTypes[19]
+	mi := &file_driver_engine_enginepb_engine_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1368,7 +1439,7 @@ func (x *Ended) String() string {
 func (*Ended) ProtoMessage() {}
 
 func (x *Ended) ProtoReflect() protoreflect.Message {
-	mi := &file_driver_engine_enginepb_engine_proto_msgTypes[19]
+	mi := &file_driver_engine_enginepb_engine_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1381,7 +1452,7 @@ func (x *Ended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ended.ProtoReflect.Descriptor instead.
 func (*Ended) Descriptor() ([]byte, []int) {
-	return file_driver_engine_enginepb_engine_proto_rawDescGZIP(), []int{19}
+	return file_driver_engine_enginepb_engine_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Ended) GetId() string {
@@ -1465,7 +1536,7 @@ const file_driver_engine_enginepb_engine_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"8\n" +
 	"\x06Extent\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x16\n" +
-	"\x06length\x18\x02 \x01(\x03R\x06length\"\xf9\x02\n" +
+	"\x06length\x18\x02 \x01(\x03R\x06length\"\xb2\x03\n" +
 	"\x06Volume\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x16\n" +
@@ -1479,7 +1550,12 @@ const file_driver_engine_enginepb_engine_proto_rawDesc = "" +
 	"\x05ended\x18\t \x01(\v2\x18.bowline.engine.v1.EndedR\x05ended\x120\n" +
 	"\x05since\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12)\n" +
-	"\x10survives_restart\x18\v \x01(\bR\x0fsurvivesRestart\"\xa9\x03\n" +
+	"\x10survives_restart\x18\v \x01(\bR\x0fsurvivesRestart\x127\n" +
+	"\bfailures\x18( \x01(\v2\x1b.bowline.engine.v1.FailuresR\bfailures\"`\n" +
+	"\bFailures\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x04R\x05count\x12\x12\n" +
+	"\x04last\x18\x02 \x01(\tR\x04last\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xa9\x03\n" +
 	"\x04Open\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x122\n" +
 	"\x06opened\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x06opened\x12\x1b\n" +
@@ -1538,7 +1614,7 @@ func file_driver_engine_enginepb_engine_proto_rawDescGZIP() []byte {
 }
 
 var file_driver_engine_enginepb_engine_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_driver_engine_enginepb_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_driver_engine_enginepb_engine_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_driver_engine_enginepb_engine_proto_goTypes = []any{
 	(State)(0),                     // 0: bowline.engine.v1.State
 	(RestoreProgress_Phase)(0),     // 1: bowline.engine.v1.RestoreProgress.Phase
@@ -1562,9 +1638,10 @@ var file_driver_engine_enginepb_engine_proto_goTypes = []any{
 	(*GrowRequest)(nil),            // 19: bowline.engine.v1.GrowRequest
 	(*Extent)(nil),                 // 20: bowline.engine.v1.Extent
 	(*Volume)(nil),                 // 21: bowline.engine.v1.Volume
-	(*Open)(nil),                   // 22: bowline.engine.v1.Open
-	(*Ended)(nil),                  // 23: bowline.engine.v1.Ended
-	(*timestamppb.Timestamp)(nil),  // 24: google.protobuf.Timestamp
+	(*Failures)(nil),               // 22: bowline.engine.v1.Failures
+	(*Open)(nil),                   // 23: bowline.engine.v1.Open
+	(*Ended)(nil),                  // 24: bowline.engine.v1.Ended
+	(*timestamppb.Timestamp)(nil),  // 25: google.protobuf.Timestamp
 }
 var file_driver_engine_enginepb_engine_proto_depIdxs = []int32{
 	21, // 0: bowline.engine.v1.ListResponse.volumes:type_name -> bowline.engine.v1.Volume
@@ -1573,41 +1650,43 @@ var file_driver_engine_enginepb_engine_proto_depIdxs = []int32{
 	18, // 3: bowline.engine.v1.RestoreProgress.result:type_name -> bowline.engine.v1.RestoreResult
 	2,  // 4: bowline.engine.v1.RestoreResult.outcome:type_name -> bowline.engine.v1.RestoreResult.Outcome
 	0,  // 5: bowline.engine.v1.Volume.state:type_name -> bowline.engine.v1.State
-	22, // 6: bowline.engine.v1.Volume.open:type_name -> bowline.engine.v1.Open
-	23, // 7: bowline.engine.v1.Volume.ended:type_name -> bowline.engine.v1.Ended
-	24, // 8: bowline.engine.v1.Volume.since:type_name -> google.protobuf.Timestamp
-	24, // 9: bowline.engine.v1.Open.opened:type_name -> google.protobuf.Timestamp
-	3,  // 10: bowline.engine.v1.Ended.reason:type_name -> bowline.engine.v1.Ended.Reason
-	24, // 11: bowline.engine.v1.Ended.at:type_name -> google.protobuf.Timestamp
-	4,  // 12: bowline.engine.v1.Engine.Attach:input_type -> bowline.engine.v1.AttachRequest
-	5,  // 13: bowline.engine.v1.Engine.Detach:input_type -> bowline.engine.v1.DetachRequest
-	7,  // 14: bowline.engine.v1.Engine.List:input_type -> bowline.engine.v1.ListRequest
-	9,  // 15: bowline.engine.v1.Engine.Get:input_type -> bowline.engine.v1.GetRequest
-	10, // 16: bowline.engine.v1.Engine.StartTrim:input_type -> bowline.engine.v1.StartTrimRequest
-	11, // 17: bowline.engine.v1.Engine.MarkFree:input_type -> bowline.engine.v1.MarkFreeRequest
-	12, // 18: bowline.engine.v1.Engine.StopTrim:input_type -> bowline.engine.v1.StopTrimRequest
-	13, // 19: bowline.engine.v1.Engine.Checkpoint:input_type -> bowline.engine.v1.CheckpointRequest
-	14, // 20: bowline.engine.v1.Engine.Commit:input_type -> bowline.engine.v1.CommitRequest
-	15, // 21: bowline.engine.v1.Engine.RequestRollback:input_type -> bowline.engine.v1.RequestRollbackRequest
-	16, // 22: bowline.engine.v1.Engine.Restore:input_type -> bowline.engine.v1.RestoreRequest
-	19, // 23: bowline.engine.v1.Engine.Grow:input_type -> bowline.engine.v1.GrowRequest
-	21, // 24: bowline.engine.v1.Engine.Attach:output_type -> bowline.engine.v1.Volume
-	6,  // 25: bowline.engine.v1.Engine.Detach:output_type -> bowline.engine.v1.DetachResponse
-	8,  // 26: bowline.engine.v1.Engine.List:output_type -> bowline.engine.v1.ListResponse
-	21, // 27: bowline.engine.v1.Engine.Get:output_type -> bowline.engine.v1.Volume
-	21, // 28: bowline.engine.v1.Engine.StartTrim:output_type -> bowline.engine.v1.Volume
-	21, // 29: bowline.engine.v1.Engine.MarkFree:output_type -> bowline.engine.v1.Volume
-	21, // 30: bowline.engine.v1.Engine.StopTrim:output_type -> bowline.engine.v1.Volume
-	21, // 31: bowline.engine.v1.Engine.Checkpoint:output_type -> bowline.engine.v1.Volume
-	21, // 32: bowline.engine.v1.Engine.Commit:output_type -> bowline.engine.v1.Volume
-	21, // 33: bowline.engine.v1.Engine.RequestRollback:output_type -> bowline.engine.v1.Volume
-	17, // 34: bowline.engine.v1.Engine.Restore:output_type -> bowline.engine.v1.RestoreProgress
-	21, // 35: bowline.engine.v1.Engine.Grow:output_type -> bowline.engine.v1.Volume
-	24, // [24:36] is the sub-list for method output_type
-	12, // [12:24] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	23, // 6: bowline.engine.v1.Volume.open:type_name -> bowline.engine.v1.Open
+	24, // 7: bowline.engine.v1.Volume.ended:type_name -> bowline.engine.v1.Ended
+	25, // 8: bowline.engine.v1.Volume.since:type_name -> google.protobuf.Timestamp
+	22, // 9: bowline.engine.v1.Volume.failures:type_name -> bowline.engine.v1.Failures
+	25, // 10: bowline.engine.v1.Failures.at:type_name -> google.protobuf.Timestamp
+	25, // 11: bowline.engine.v1.Open.opened:type_name -> google.protobuf.Timestamp
+	3,  // 12: bowline.engine.v1.Ended.reason:type_name -> bowline.engine.v1.Ended.Reason
+	25, // 13: bowline.engine.v1.Ended.at:type_name -> google.protobuf.Timestamp
+	4,  // 14: bowline.engine.v1.Engine.Attach:input_type -> bowline.engine.v1.AttachRequest
+	5,  // 15: bowline.engine.v1.Engine.Detach:input_type -> bowline.engine.v1.DetachRequest
+	7,  // 16: bowline.engine.v1.Engine.List:input_type -> bowline.engine.v1.ListRequest
+	9,  // 17: bowline.engine.v1.Engine.Get:input_type -> bowline.engine.v1.GetRequest
+	10, // 18: bowline.engine.v1.Engine.StartTrim:input_type -> bowline.engine.v1.StartTrimRequest
+	11, // 19: bowline.engine.v1.Engine.MarkFree:input_type -> bowline.engine.v1.MarkFreeRequest
+	12, // 20: bowline.engine.v1.Engine.StopTrim:input_type -> bowline.engine.v1.StopTrimRequest
+	13, // 21: bowline.engine.v1.Engine.Checkpoint:input_type -> bowline.engine.v1.CheckpointRequest
+	14, // 22: bowline.engine.v1.Engine.Commit:input_type -> bowline.engine.v1.CommitRequest
+	15, // 23: bowline.engine.v1.Engine.RequestRollback:input_type -> bowline.engine.v1.RequestRollbackRequest
+	16, // 24: bowline.engine.v1.Engine.Restore:input_type -> bowline.engine.v1.RestoreRequest
+	19, // 25: bowline.engine.v1.Engine.Grow:input_type -> bowline.engine.v1.GrowRequest
+	21, // 26: bowline.engine.v1.Engine.Attach:output_type -> bowline.engine.v1.Volume
+	6,  // 27: bowline.engine.v1.Engine.Detach:output_type -> bowline.engine.v1.DetachResponse
+	8,  // 28: bowline.engine.v1.Engine.List:output_type -> bowline.engine.v1.ListResponse
+	21, // 29: bowline.engine.v1.Engine.Get:output_type -> bowline.engine.v1.Volume
+	21, // 30: bowline.engine.v1.Engine.StartTrim:output_type -> bowline.engine.v1.Volume
+	21, // 31: bowline.engine.v1.Engine.MarkFree:output_type -> bowline.engine.v1.Volume
+	21, // 32: bowline.engine.v1.Engine.StopTrim:output_type -> bowline.engine.v1.Volume
+	21, // 33: bowline.engine.v1.Engine.Checkpoint:output_type -> bowline.engine.v1.Volume
+	21, // 34: bowline.engine.v1.Engine.Commit:output_type -> bowline.engine.v1.Volume
+	21, // 35: bowline.engine.v1.Engine.RequestRollback:output_type -> bowline.engine.v1.Volume
+	17, // 36: bowline.engine.v1.Engine.Restore:output_type -> bowline.engine.v1.RestoreProgress
+	21, // 37: bowline.engine.v1.Engine.Grow:output_type -> bowline.engine.v1.Volume
+	26, // [26:38] is the sub-list for method output_type
+	14, // [14:26] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_driver_engine_enginepb_engine_proto_init() }
@@ -1621,7 +1700,7 @@ func file_driver_engine_enginepb_engine_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_driver_engine_enginepb_engine_proto_rawDesc), len(file_driver_engine_enginepb_engine_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
