@@ -69,6 +69,7 @@ const (
 // Bits of FuseInitIn.Flags2 and FuseInitOut.Flags2.
 const (
 	FuseHasResend2 = 1 << (39 - 32)
+	FuseOverUring2 = 1 << (41 - 32) // requests come over io_uring (Linux 6.14)
 )
 
 // Bits of FuseOpenOut.OpenFlags.
@@ -234,4 +235,37 @@ type FuseNotifyRetrieveOut struct {
 	Offset       uint64
 	Size         uint32
 	_            uint32
+}
+
+// FUSE over io_uring: the kernel puts requests into memory that the server lends it
+// in entries, a UringCmd on /dev/fuse each, and the results of those say that there
+// is one. Every possible processor has a queue of entries of its own.
+
+// Commands of UringCmd on /dev/fuse: UringSQE.Off.
+const (
+	// FuseUringRegister lends an entry. UringSQE.Addr is that of two iovecs,
+	// Len is 2: a FuseUringHeader, and memory for what does not fit into that.
+	FuseUringRegister = 1
+	// FuseUringCommitAndFetch answers the request that is in an entry, and
+	// lends it for the next.
+	FuseUringCommitAndFetch = 2
+)
+
+// FuseUringCommand is in UringSQE.Cmd.
+type FuseUringCommand struct {
+	Flags    uint64
+	CommitID uint64 // FuseUringCommitAndFetch: that of the request
+	Queue    uint16 // number of the processor
+	_        [6]uint8
+}
+
+// FuseUringHeader is what an entry has besides data.
+type FuseUringHeader struct {
+	InOut    [128]byte // FuseInHeader; FuseOutHeader in the reply
+	Op       [128]byte // the body of the request that follows from its opcode, such as FuseReadIn
+	Flags    uint64
+	CommitID uint64 // what FuseUringCommand.CommitID has to be in the reply
+	Payload  uint32 // bytes of data that the request, or the reply, has
+	_        uint32
+	_        uint64
 }

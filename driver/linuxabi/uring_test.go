@@ -1,0 +1,25 @@
+package linuxabi
+
+import (
+	"testing"
+	"unsafe"
+)
+
+func TestUringSizes(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		got, want uintptr
+	}{
+		{"UringParams", unsafe.Sizeof(UringParams{}), 120},
+		{"UringSQE", unsafe.Sizeof(UringSQE{}), 128},
+		{"UringSQE.UserData", unsafe.Offsetof(UringSQE{}.UserData), 32},
+		{"UringSQE.Cmd", unsafe.Offsetof(UringSQE{}.Cmd), 48},
+		{"UringCQE", unsafe.Sizeof(UringCQE{}), 16},
+		{"FuseUringHeader", unsafe.Sizeof(FuseUringHeader{}), 288},
+		{"FuseUringCommand", unsafe.Sizeof(FuseUringCommand{}), 24},
+	} {
+		if test.got != test.want {
+			t.Errorf("%s: %d bytes, want %d", test.name, test.got, test.want)
+		}
+	}
+}
