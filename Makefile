@@ -15,8 +15,10 @@ PKG ?= ./...
 # What `make image` calls the image.
 IMAGE ?= bowline:$(VERSION)
 
-# Options of the benchmark, for instance `make bench BENCH="-rounds 5"`.
-BENCH ?=
+# Options of the benchmark, for instance `make bench BENCH="--rounds 5"`, and a
+# directory of the file system that it measures on.
+BENCH     ?=
+BENCH_DIR ?= .
 
 TOOLS     := bin/tools
 GENERATED := '*.pb.go' '*/zz_generated.*.go' 'crds/*.yaml' charts/bowline/README.md charts/bowline/templates/crds 'docs/reference/*.md'
@@ -79,9 +81,9 @@ check-generated: generate ## fail if generated code is not what its source says
 	@new=$$(git ls-files --others --exclude-standard -- $(GENERATED)); \
 	if [ -n "$$new" ]; then echo "generated, but not in git:"; echo "$$new"; exit 1; fi
 
-bench: build ## measure against a raw loop device: ratios (root, 4 to 8 minutes; BENCH=-quick for half)
+bench: build ## measure against a raw loop device: ratios (root, 8 to 15 minutes; BENCH=--quick for half)
 	@hack/install-packages.sh fio e2fsprogs mount
-	$(GO) run ./test/bench $(BENCH)
+	bin/bowline device bench --history bench/history.jsonl $(BENCH) $(BENCH_DIR)
 
 # What `make demo` shows: cluster, or device for the story without Kubernetes.
 DEMO ?= cluster

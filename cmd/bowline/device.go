@@ -37,6 +37,7 @@ attached, the mapped block device, or where that is mounted.
 		o.attachCommand(), o.detachCommand(), o.listCommand(), o.statusCommand(),
 		o.checkpointCommand(), o.commitCommand(), o.trimCommand(),
 		o.inspectCommand(), o.verifyCommand(), o.restoreCommand(), o.rollForwardCommand(),
+		benchCommand(),
 	)
 	return cmd
 }

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -8,6 +8,11 @@ import (
 	"strconv"
 	"time"
 )
+
+// restorePart names the part that measures going back.
+const restorePart = "restore"
+
+const goalRestore = 0.85 // against a copy of as many bytes
 
 // restoreKind is a way in which what is to be put back has been overwritten.
 type restoreKind struct {
@@ -37,16 +42,16 @@ func (b *bench) restore(ctx context.Context, d *devices, k restoreKind) error {
 	}
 
 	began := time.Now()
-	count := strconv.FormatInt(used.length/mib, 10)
+	count := strconv.FormatInt(b.used().length/mib, 10)
 	if _, err := command(ctx, "dd", "if="+d.rawImage, "of="+d.rawImage, "bs=1M", "count="+count,
-		"skip="+strconv.FormatInt(freeUser.offset/mib, 10), "seek="+strconv.FormatInt(used.offset/mib, 10),
+		"skip="+strconv.FormatInt(b.freeUser().offset/mib, 10), "seek="+strconv.FormatInt(b.used().offset/mib, 10),
 		"iflag=direct", "oflag=direct", "conv=notrunc,fdatasync"); err != nil {
 		return err
 	}
-	copied := float64(used.length) / time.Since(began).Seconds()
+	copied := float64(b.used().length) / time.Since(began).Seconds()
 
 	began = time.Now()
-	if _, err := command(ctx, b.bowline, "device", "restore", m.image); err != nil {
+	if _, err := command(ctx, b.Program, "device", "restore", m.image); err != nil {
 		return err
 	}
 	putBack := float64(bytes) / time.Since(began).Seconds()
@@ -58,7 +63,7 @@ func (b *bench) restore(ctx context.Context, d *devices, k restoreKind) error {
 
 // toPutBack asks how many bytes a restore of the image will put back.
 func (b *bench) toPutBack(ctx context.Context, image string) (int64, error) {
-	out, err := command(ctx, b.bowline, "device", "inspect", "--output", "json", image)
+	out, err := command(ctx, b.Program, "device", "inspect", "--output", "json", image)
 	if err != nil {
 		return 0, err
 	}
@@ -70,7 +75,7 @@ func (b *bench) toPutBack(ctx context.Context, image string) (int64, error) {
 	if err := json.Unmarshal(out, &report); err != nil {
 		return 0, fmt.Errorf("inspecting %s: %w", image, err)
 	}
-	if report.Totals.PutBack < used.length {
+	if report.Totals.PutBack < b.used().length {
 		return 0, errors.New("less would be put back than was overwritten")
 	}
 	return report.Totals.PutBack, nil

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"errors"
@@ -54,7 +54,7 @@ func configureLoop(n int, file *os.File) (*os.File, error) {
 	}
 	dio, err := os.ReadFile("/sys/block/" + name + "/loop/dio")
 	if err == nil && strings.TrimSpace(string(dio)) != "1" {
-		err = errors.New("its file system does no direct I/O, so there is nothing to compare with; use another -dir")
+		err = errors.New("its file system does no direct I/O, so there is nothing to compare with; use another directory")
 	}
 	if err != nil {
 		dev.Close()

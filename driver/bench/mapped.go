@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"bufio"
@@ -38,7 +38,7 @@ type mapped struct {
 
 // attach attaches an image. The process ends with detach, and otherwise as soon
 // as this one is gone.
-func attach(ctx context.Context, bowline, image string) (_ *mapped, err error) {
+func (b *bench) attach(ctx context.Context, image string) (_ *mapped, err error) {
 	dir, err := os.MkdirTemp("", "bowline-bench-")
 	if err != nil {
 		return nil, err
@@ -49,7 +49,8 @@ func attach(ctx context.Context, bowline, image string) (_ *mapped, err error) {
 			err = errors.Join(fmt.Errorf("attaching %s: %w", image, err), os.RemoveAll(dir))
 		}
 	}()
-	m.cmd = exec.Command(bowline, "device", "--run-dir", dir, "attach", "--block-size", strconv.Itoa(blockSize), image)
+	args := append([]string{"device", "--run-dir", dir, "attach", "--block-size", strconv.Itoa(blockSize)}, b.attachArgs...)
+	m.cmd = exec.Command(b.Program, append(args, image)...)
 	m.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGTERM}
 	m.cmd.Stderr = m.said
 	out, err := m.cmd.StdoutPipe()
@@ -173,7 +174,12 @@ func (m *mapped) fresh(ctx context.Context, free region) error {
 			return err
 		}
 	}
-	_, err = volume.Checkpoint(ctx, m, "")
+	return m.open(ctx)
+}
+
+// open opens a checkpoint of a device without a file system.
+func (m *mapped) open(ctx context.Context) error {
+	_, err := volume.Checkpoint(ctx, m, "")
 	return err
 }
 

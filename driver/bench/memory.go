@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -11,9 +11,13 @@ import (
 	"time"
 )
 
-// goalMemory is the most memory that the process of an idle volume of 1 TiB may
-// have, in bytes.
-const goalMemory = 20 * mib
+// Goals for the memory of the process of a volume of 1 TiB, in bytes: what is
+// resident and not backed by files. Pages of the program itself are there once
+// for all volumes, and given back when memory is short.
+const (
+	goalMemoryIdle    = 4 * mib
+	goalMemoryExtents = 100 * mib
+)
 
 // memory measures the process that serves an idle sparse volume of 1 TiB, and
 // then the same after work that has touched all of its buffers.
@@ -23,8 +27,8 @@ func (b *bench) memory(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.Remove(image)) }()
-	progress("memory, %d times", b.rounds)
-	for range b.rounds {
+	b.progress("memory, %d times", b.Rounds)
+	for range b.Rounds {
 		if err := b.measureMemory(ctx, image); err != nil {
 			return fmt.Errorf("memory: %w", err)
 		}
@@ -39,21 +43,16 @@ func (b *bench) measureMemory(ctx context.Context, image string) (err error) {
 	}
 	defer func() { err = errors.Join(err, m.detach()) }()
 	add := func(key, work string, goal float64, field string) error {
-		n, err := m.residentMemory(field)
-		if err == nil {
-			b.results.row(row{key: key, work: work, unit: amount, goal: goal}).add(float64(n))
-		}
+		return b.addMemory(m, key, work, goal, field)
+	}
+	// What attaching needed is given back by then, as far as it ever is.
+	if err := pause(ctx, time.Second); err != nil {
 		return err
 	}
-	select { // What attaching needed is given back by then, as far as it ever is.
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(time.Second):
-	}
-	if err := add("memory-idle", "memory, idle volume of 1 TiB", goalMemory, "VmRSS"); err != nil {
+	if err := add("memory-idle", "memory, idle volume of 1 TiB", 0, "VmRSS"); err != nil {
 		return err
 	}
-	if err := add("memory-idle-anonymous", "of that not backed by files", 0, "RssAnon"); err != nil {
+	if err := add("memory-idle-anonymous", "of that not backed by files", goalMemoryIdle, "RssAnon"); err != nil {
 		return err
 	}
 	w := work{rw: "read", blockSize: 1 * mib, depth: 64}
@@ -61,6 +60,15 @@ func (b *bench) measureMemory(ctx context.Context, image string) (err error) {
 		return err
 	}
 	return add("memory-after", "memory, after reads of 1 MiB at depth 64", 0, "VmRSS")
+}
+
+// addMemory adds a field of the status of the process that serves m as a figure.
+func (b *bench) addMemory(m *mapped, key, work string, goal float64, field string) error {
+	n, err := m.residentMemory(field)
+	if err == nil {
+		b.results.row(row{key: key, work: work, unit: amount, goal: goal}).add(float64(n))
+	}
+	return err
 }
 
 // residentMemory reads a field of the process's status, in bytes.

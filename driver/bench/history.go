@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"encoding/json"
@@ -27,21 +27,24 @@ type record struct {
 	Figures map[string]float64 `json:"figures"`
 }
 
-func newRecord(o options, rs *results, began time.Time) record {
+func (rs *Results) record() record {
 	r := record{
-		Date: began.UTC().Truncate(time.Second), Kernel: kernel(), CPUs: runtime.NumCPU(),
-		Rounds: o.rounds, Seconds: o.run.Seconds(),
+		Date: rs.date.UTC().Truncate(time.Second), Kernel: kernel(), CPUs: runtime.NumCPU(),
+		Rounds: rs.rounds, Seconds: rs.run.Seconds(),
 		Ratios: map[string]float64{}, Figures: map[string]float64{},
 	}
 	for _, row := range rs.rows {
 		if row.against != "" {
-			r.Ratios[row.key] = math.Round(row.value()*1000) / 1000
+			r.Ratios[row.key] = rounded(row.value(), 1e3)
 		} else {
-			r.Figures[row.key] = math.Round(row.value()*1e6) / 1e6
+			r.Figures[row.key] = rounded(row.value(), 1e6)
 		}
 	}
 	return r
 }
+
+// rounded is v to the nearest part of so many.
+func rounded(v, parts float64) float64 { return math.Round(v*parts) / parts }
 
 func kernel() string {
 	var u unix.Utsname
@@ -51,8 +54,10 @@ func kernel() string {
 	return unix.ByteSliceToString(u.Release[:])
 }
 
-func appendHistory(path string, r record) error {
-	line, err := json.Marshal(r)
+// AppendHistory adds the results to a file as one line of JSON. The file and its
+// directory are made if they are not there.
+func (rs *Results) AppendHistory(path string) error {
+	line, err := json.Marshal(rs.record())
 	if err != nil {
 		return fmt.Errorf("history: %w", err)
 	}

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -49,12 +49,12 @@ func (b *bench) filesystem(ctx context.Context) (err error) {
 		err = errors.Join(err, uerr)
 	}()
 
-	progress("checkpoints of an ext4 of %d GiB", size>>30)
+	b.progress("checkpoints of an ext4 of %d GiB", size>>30)
 	if err := writeFiles(ctx, dir); err != nil {
 		return err
 	}
 	// More rounds than elsewhere: each takes no time, and one alone says little.
-	for range 3 * b.rounds {
+	for range 3 * b.Rounds {
 		if err := b.checkpointInUse(ctx, m, dir); err != nil {
 			return fmt.Errorf("checkpoint of an ext4: %w", err)
 		}
@@ -93,10 +93,9 @@ func (b *bench) checkpointInUse(ctx context.Context, m *mapped, mountpoint strin
 		return err
 	}
 	total := time.Since(began)
-	select { // Some blocks are to be backed up before the commit.
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(200 * time.Millisecond):
+	// Some blocks are to be backed up before the commit.
+	if err := pause(ctx, 200*time.Millisecond); err != nil {
+		return err
 	}
 	began = time.Now()
 	if err := m.commit(ctx); err != nil {

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"fmt"
@@ -6,11 +6,17 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 )
 
-// results are the lines of the table, in the order in which they came up first.
-type results struct {
-	rows []*row
+// Results are what a run has measured.
+type Results struct {
+	date   time.Time
+	rounds int
+	run    time.Duration // for one figure
+
+	rows    []*row // in the order in which they came up first
+	skipped []string
 }
 
 // row is one line of the table: what one work costs.
@@ -41,6 +47,11 @@ const (
 	amount                 // bytes
 )
 
+// String names the unit in JSON.
+func (u unit) String() string {
+	return [...]string{"operations per second", "bytes per second", "seconds", "bytes"}[u]
+}
+
 func (u unit) format(v float64) string {
 	switch u {
 	case operations:
@@ -54,7 +65,7 @@ func (u unit) format(v float64) string {
 }
 
 // row returns the line with the key of r, which is added if there is none.
-func (rs *results) row(r row) *row {
+func (rs *Results) row(r row) *row {
 	for _, have := range rs.rows {
 		if have.key == r.key {
 			return have
@@ -111,14 +122,22 @@ func median(list []float64) float64 {
 	return (s[(n-1)/2] + s[n/2]) / 2
 }
 
-// print writes the table.
-func (rs *results) print(out io.Writer) error {
+// Print writes the table for people, with a line below it for what was not measured.
+func (rs *Results) Print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "WORK\tCOMPARED WITH\tITS FIGURE\tBOWLINE\tRATIO\tOF THE ROUNDS\tGOAL\t")
 	for _, r := range rs.rows {
 		fmt.Fprintln(w, strings.Join(r.cells(), "\t"))
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, s := range rs.skipped {
+		if _, err := fmt.Fprintln(out, "not measured:", s); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *row) cells() []string {

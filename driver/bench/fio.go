@@ -1,11 +1,9 @@
-package main
+package bench
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
-	"os/exec"
 	"strconv"
 	"time"
 
@@ -117,21 +115,4 @@ func parseFio(out []byte, writes bool) (tally, error) {
 		return tally{}, fmt.Errorf("it did nothing")
 	}
 	return tally{ops: s.Ops, bytes: s.Bytes, time: time.Duration(s.Runtime) * time.Millisecond}, nil
-}
-
-// command runs a program to its end and returns what it wrote to its standard
-// output.
-func command(ctx context.Context, name string, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
-	// Ctrl-C goes to all of a terminal's foreground; it is for us to end what
-	// we began, in the right order.
-	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
-	cmd.WaitDelay = 10 * time.Second
-	var out, problems bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &problems
-	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("%v: %w: %s", cmd.Args, err, bytes.TrimSpace(problems.Bytes()))
-	}
-	return out.Bytes(), nil
 }

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"encoding/json"
@@ -59,8 +59,8 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
-func sample() *results {
-	rs := &results{}
+func sample() *Results {
+	rs := &Results{rounds: 3, run: 2 * time.Second, date: time.Now()}
 	for _, got := range []float64{80, 90, 70} {
 		rs.row(row{key: "a", work: "reading", against: "raw", goal: 0.75}).compare(100, got)
 		rs.row(row{key: "b", work: "memory", unit: amount, goal: 20 * mib}).add(30 * mib)
@@ -70,7 +70,7 @@ func sample() *results {
 
 func TestTable(t *testing.T) {
 	var out strings.Builder
-	if err := sample().print(&out); err != nil {
+	if err := sample().Print(&out); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(out.String(), "\n")
@@ -87,9 +87,10 @@ func TestTable(t *testing.T) {
 
 func TestHistory(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "new", "history.jsonl")
-	want := newRecord(options{rounds: 3, run: 2 * time.Second}, sample(), time.Now())
+	rs := sample()
+	want := rs.record()
 	for range 2 {
-		if err := appendHistory(path, want); err != nil {
+		if err := rs.AppendHistory(path); err != nil {
 			t.Fatal(err)
 		}
 	}
