@@ -136,10 +136,10 @@ func TestMisaligned(t *testing.T) {
 	}
 	t.Cleanup(m.free)
 	for _, r := range []request{{off: 1, length: 4096}, {off: 0, length: 100}, {off: 1 << 20, length: 512}, {off: 1<<20 - 512, length: 1024}} {
-		if _, errno := srv.read(m, &r); errno != unix.EINVAL {
+		if _, errno := srv.read(m.data(), &r); errno != unix.EINVAL {
 			t.Errorf("read of %+v: %v", r, errno)
 		}
-		if _, errno := srv.write(m, &r); errno != unix.EINVAL {
+		if _, errno := srv.write(m.data(), &r); errno != unix.EINVAL {
 			t.Errorf("write of %+v: %v", r, errno)
 		}
 		if r.mode = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE; srv.fallocate(&r) != unix.EINVAL {

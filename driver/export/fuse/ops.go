@@ -3,6 +3,7 @@ package fuse
 import (
 	"errors"
 	"math"
+	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -43,40 +44,49 @@ func (s *server) handle(m *message, n int, r *request) {
 	if !ok {
 		return
 	}
-	length := 0
+	length, reply := 0, true
 	if errno == 0 {
-		switch r.op {
-		case linuxabi.FuseRead:
-			length, errno = s.read(m, r)
-		case linuxabi.FuseWrite:
-			length, errno = s.write(m, r)
-		case linuxabi.FuseFsync:
-			s.counts.flushes.Add(1)
-			errno = s.failed(s.dev.Flush())
-		case linuxabi.FuseFallocate:
-			errno = s.fallocate(r)
-		case linuxabi.FuseForget, linuxabi.FuseBatchForget, linuxabi.FuseInterrupt, linuxabi.FuseNotifyReply:
-			return // These have no reply.
-		default:
-			length, errno = s.handleMeta(m, r)
-		}
+		length, errno, reply = s.do(m.data(), r)
+	}
+	if reply {
+		s.reply(m, r.unique, errno, length)
+	}
+}
+
+// do does what r asks for, whose data is in p, and puts the body of the reply there,
+// which has length bytes. reply is false for a request that has none.
+func (s *server) do(p payload, r *request) (length int, errno unix.Errno, reply bool) {
+	switch r.op {
+	case linuxabi.FuseRead:
+		length, errno = s.read(p, r)
+	case linuxabi.FuseWrite:
+		length, errno = s.write(p, r)
+	case linuxabi.FuseFsync:
+		s.counts.flushes.Add(1)
+		errno = s.failed(s.dev.Flush())
+	case linuxabi.FuseFallocate:
+		errno = s.fallocate(r)
+	case linuxabi.FuseForget, linuxabi.FuseBatchForget, linuxabi.FuseInterrupt, linuxabi.FuseNotifyReply:
+		return 0, 0, false
+	default:
+		length, errno = s.handleMeta(p, r)
 	}
 	if errno != 0 {
 		length = 0
 	}
-	s.reply(m, r.unique, errno, length)
+	return length, errno, true
 }
 
 // handleMeta handles what is not on the hot path.
-func (s *server) handleMeta(m *message, r *request) (int, unix.Errno) {
+func (s *server) handleMeta(p payload, r *request) (int, unix.Errno) {
 	switch r.op {
 	case linuxabi.FuseInit:
-		return s.init(m, r)
+		return s.init(p, r)
 	case linuxabi.FuseLookup:
 		if r.node != rootID || string(r.name) != s.file {
 			return 0, unix.ENOENT
 		}
-		out := body[linuxabi.FuseEntryOut](m)
+		out := body[linuxabi.FuseEntryOut](p)
 		out.NodeID = fileID
 		out.EntryValid = forever
 		s.attr(&out.Attr, fileID)
@@ -85,7 +95,7 @@ func (s *server) handleMeta(m *message, r *request) (int, unix.Errno) {
 		if r.node != rootID && r.node != fileID {
 			return 0, unix.ENOENT
 		}
-		out := body[linuxabi.FuseAttrOut](m)
+		out := body[linuxabi.FuseAttrOut](p)
 		s.attr(&out.Attr, r.node)
 		return int(unsafe.Sizeof(*out)), 0
 	case linuxabi.FuseOpen:
@@ -96,13 +106,13 @@ func (s *server) handleMeta(m *message, r *request) (int, unix.Errno) {
 		// the loop device and us. Writes in parallel, or the lock of the inode
 		// would let only one through. No flush when a descriptor is closed: a
 		// process that is killed would wait for an answer from itself.
-		out := body[linuxabi.FuseOpenOut](m)
+		out := body[linuxabi.FuseOpenOut](p)
 		out.FH = fileHandle
 		out.OpenFlags = linuxabi.FuseOpenDirectIO | linuxabi.FuseOpenNoFlush | linuxabi.FuseOpenParallelDirectWrites
 		return int(unsafe.Sizeof(*out)), 0
 	case linuxabi.FuseStatfs:
 		// The loop driver takes Bsize for the granularity of discards.
-		out := body[linuxabi.FuseStatfsOut](m)
+		out := body[linuxabi.FuseStatfsOut](p)
 		out.Bsize = uint32(s.blockSize)
 		out.Frsize = uint32(s.blockSize)
 		out.Blocks = uint64(s.size()) / uint64(s.blockSize)
@@ -118,7 +128,7 @@ func (s *server) handleMeta(m *message, r *request) (int, unix.Errno) {
 }
 
 // init agrees on the protocol.
-func (s *server) init(m *message, r *request) (int, unix.Errno) {
+func (s *server) init(p payload, r *request) (int, unix.Errno) {
 	if r.init.Major != linuxabi.FuseKernelVersion {
 		return 0, unix.EPROTO
 	}
@@ -126,7 +136,7 @@ func (s *server) init(m *message, r *request) (int, unix.Errno) {
 		flags  = linuxabi.FuseAsyncDIO | linuxabi.FuseBigWrites | linuxabi.FuseMaxPages | linuxabi.FuseInitExt
 		flags2 = linuxabi.FuseHasResend2
 	)
-	out := body[linuxabi.FuseInitOut](m)
+	out := body[linuxabi.FuseInitOut](p)
 	out.Major = linuxabi.FuseKernelVersion
 	out.Minor = linuxabi.FuseKernelMinorVersion
 	out.Flags = r.init.Flags & flags
@@ -137,7 +147,7 @@ func (s *server) init(m *message, r *request) (int, unix.Errno) {
 	out.MaxBackground = maxBackground
 	out.CongestionThreshold = maxBackground
 	out.MaxWrite = maxWrite
-	out.MaxPages = uint16(maxIO / m.page)
+	out.MaxPages = uint16(len(p) / os.Getpagesize())
 	out.TimeGran = 1
 	return int(unsafe.Sizeof(*out)), 0
 }
@@ -162,9 +172,9 @@ func (s *server) attr(a *linuxabi.FuseAttr, node uint64) {
 	a.Blocks = a.Size / blockdev.SectorSize
 }
 
-func (s *server) read(m *message, r *request) (int, unix.Errno) {
+func (s *server) read(p payload, r *request) (int, unix.Errno) {
 	s.counts.reads.Add(1)
-	p := m.data(int(r.length))
+	p = p[:r.length]
 	var err error
 	if s.aligned(r) {
 		_, err = s.dev.ReadAt(p, r.off)
@@ -180,8 +190,8 @@ func (s *server) read(m *message, r *request) (int, unix.Errno) {
 
 // write answers with all or an error, never with a part: the loop driver takes
 // a part for the whole.
-func (s *server) write(m *message, r *request) (int, unix.Errno) {
-	p := m.data(int(r.length))
+func (s *server) write(p payload, r *request) (int, unix.Errno) {
+	data := p[:r.length]
 	if s.discards.Load() == discardsProbed {
 		if !s.isProbe(r.off, r.length) {
 			return 0, unix.EIO
@@ -190,16 +200,16 @@ func (s *server) write(m *message, r *request) (int, unix.Errno) {
 		s.counts.writes.Add(1)
 		var err error
 		if s.aligned(r) {
-			_, err = s.dev.WriteAt(p, r.off)
+			_, err = s.dev.WriteAt(data, r.off)
 		} else {
-			err = s.writeRagged(p, r.off)
+			err = s.writeRagged(data, r.off)
 		}
 		if errno := s.failed(err); errno != 0 {
 			return 0, errno
 		}
 		s.counts.bytesWritten.Add(uint64(r.length))
 	}
-	out := body[linuxabi.FuseWriteOut](m)
+	out := body[linuxabi.FuseWriteOut](p)
 	out.Size = uint32(r.length)
 	return int(unsafe.Sizeof(*out)), 0
 }

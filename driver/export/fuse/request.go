@@ -84,11 +84,15 @@ func (m *message) free() { _ = unix.Munmap(m.mem) }
 // in is where a request is read into.
 func (m *message) in() []byte { return m.mem[m.page-inHeaderSize-writeInSize:] }
 
-// data is where the payload of n bytes is; n is at most maxIO.
-func (m *message) data(n int) []byte { return m.mem[m.page : m.page+n] }
+// data is where the data is.
+func (m *message) data() payload { return m.mem[m.page : m.page+maxIO] }
 
 // out is the reply with a body of n bytes.
 func (m *message) out(n int) []byte { return m.mem[m.page-outHeaderSize : m.page+n] }
+
+// payload is memory for the data of a request, and of its reply. It begins at a
+// page; its length is the most that one can have, bytes.
+type payload []byte
 
 // request is a decoded request. Which fields have a meaning depends on the
 // opcode.
@@ -100,56 +104,73 @@ type request struct {
 	off    int64
 	length int64  // of a read, write or fallocate
 	mode   uint32 // of a fallocate
-	name   []byte // of a lookup; in the message
+	name   []byte // of a lookup; where the request is
 	init   linuxabi.FuseInitIn
 }
 
 // decode reads the request of n bytes that m holds into r. It returns the errno
 // to answer with; r.unique is valid unless the request is shorter than its
 // header, in which case there is nothing to answer and ok is false.
-//
-// The kernel is trusted with its own memory, but not believed: lengths are
-// checked against what arrived, and offsets against overflow. Whether a range
-// lies in the device is checked by who knows the device.
 func (m *message) decode(n int, r *request) (errno unix.Errno, ok bool) {
 	b := m.in()[:n]
 	h, ok := view[linuxabi.FuseInHeader](b)
 	if !ok {
 		return 0, false
 	}
-	r.op, r.unique, r.node = h.Opcode, h.Unique, h.NodeID
-	if int64(h.Len) != int64(n) {
-		return unix.EIO, true
-	}
 	body := b[inHeaderSize:]
+	var data []byte
+	switch h.Opcode {
+	case linuxabi.FuseWrite:
+		split := min(len(body), writeInSize)
+		body, data = body[:split], body[split:]
+	case linuxabi.FuseLookup:
+		body, data = nil, body
+	}
+	errno = r.decode(h, body, data, maxIO)
+	if int64(h.Len) != int64(n) {
+		errno = unix.EIO
+	}
+	return errno, true
+}
+
+// decode reads a request into r: its header, the structure that belongs to its
+// opcode, and the data that follow it. limit is the most data that a read or a
+// write may have, bytes. It returns the errno to answer with; r.unique is valid in
+// any case.
+//
+// The kernel is trusted with its own memory, but not believed: lengths are
+// checked against what arrived, and offsets against overflow. Whether a range
+// lies in the device is checked by who knows the device.
+func (r *request) decode(h *linuxabi.FuseInHeader, body, data []byte, limit int) unix.Errno {
+	r.op, r.unique, r.node = h.Opcode, h.Unique, h.NodeID
 	switch r.op {
 	case linuxabi.FuseRead:
 		in, ok := view[linuxabi.FuseReadIn](body)
 		if !ok {
-			return unix.EINVAL, true
+			return unix.EINVAL
 		}
-		return r.setRange(in.Offset, uint64(in.Size), maxIO), true
+		return r.setRange(in.Offset, uint64(in.Size), uint64(limit))
 	case linuxabi.FuseWrite:
 		in, ok := view[linuxabi.FuseWriteIn](body)
-		if !ok || uint64(in.Size) != uint64(len(body)-writeInSize) {
-			return unix.EINVAL, true
+		if !ok || uint64(in.Size) != uint64(len(data)) {
+			return unix.EINVAL
 		}
-		return r.setRange(in.Offset, uint64(in.Size), maxIO), true
+		return r.setRange(in.Offset, uint64(in.Size), uint64(limit))
 	case linuxabi.FuseFallocate:
 		in, ok := view[linuxabi.FuseFallocateIn](body)
 		if !ok {
-			return unix.EINVAL, true
+			return unix.EINVAL
 		}
 		r.mode = in.Mode
-		return r.setRange(in.Offset, in.Length, 1<<63-1), true
+		return r.setRange(in.Offset, in.Length, 1<<63-1)
 	case linuxabi.FuseLookup:
-		if len(body) == 0 || body[len(body)-1] != 0 {
-			return unix.EINVAL, true
+		if len(data) == 0 || data[len(data)-1] != 0 {
+			return unix.EINVAL
 		}
-		r.name = body[:len(body)-1]
+		r.name = data[:len(data)-1]
 	case linuxabi.FuseInit:
 		if len(body) < linuxabi.FuseInitInLegacySize {
-			return unix.EINVAL, true
+			return unix.EINVAL
 		}
 		r.init = linuxabi.FuseInitIn{}
 		copy(unsafe.Slice((*byte)(unsafe.Pointer(&r.init)), unsafe.Sizeof(r.init)), body)
@@ -157,7 +178,7 @@ func (m *message) decode(n int, r *request) (errno unix.Errno, ok bool) {
 			r.init.Flags &^= linuxabi.FuseInitExt
 		}
 	}
-	return 0, true
+	return 0
 }
 
 func (r *request) setRange(off, length, limit uint64) unix.Errno {
@@ -178,8 +199,8 @@ func view[T any](b []byte) (v *T, ok bool) {
 }
 
 // body lays a zeroed T out as the body of the reply.
-func body[T any](m *message) *T {
-	p := (*T)(unsafe.Pointer(&m.mem[m.page]))
-	*p = *new(T)
-	return p
+func body[T any](p payload) *T {
+	b := (*T)(unsafe.Pointer(unsafe.SliceData(p)))
+	*b = *new(T)
+	return b
 }
