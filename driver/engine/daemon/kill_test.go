@@ -40,26 +40,32 @@ type mounted struct {
 // that. At the end it is unmounted, detached and checked.
 func mount(t *testing.T, kind string) *mounted {
 	t.Helper()
-	m := &mounted{testEngine: start(t), image: filepath.Join(t.TempDir(), "image"), dir: t.TempDir()}
-	f, err := os.Create(m.image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(f.Truncate(512<<20), f.Close()); err != nil {
-		t.Fatal(err)
-	}
-	v, err := m.Attach(t.Context(), &enginepb.AttachRequest{Name: m.name(), Path: m.image})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !v.SurvivesRestart {
+	m := mountOn(t, kind, sparse(t, t.TempDir(), 512<<20))
+	if !m.get().SurvivesRestart {
 		t.Skip("this kernel cannot send requests again")
 	}
-	m.device = v.Device
+	return m
+}
+
+// mountOn is mount with an image, or a device, that is there.
+func mountOn(t *testing.T, kind, image string) *mounted {
+	t.Helper()
+	m := &mounted{testEngine: start(t), image: image, dir: t.TempDir()}
+	m.attach()
+	t.Cleanup(m.remove)
 	mustRun(t, "mkfs."+kind, "-q", m.device)
 	mustRun(t, "mount", m.device, m.dir)
-	t.Cleanup(m.remove)
 	return m
+}
+
+// attach attaches the volume.
+func (m *mounted) attach() {
+	m.t.Helper()
+	v, err := m.Attach(m.t.Context(), &enginepb.AttachRequest{Name: m.name(), Path: m.image})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.device = v.Device
 }
 
 // name is the name of the volume, unique on the machine.
@@ -182,13 +188,10 @@ func TestKilledUnderLoad(t *testing.T) {
 			if err != nil || r.Outcome != enginepb.RestoreResult_RESTORED {
 				t.Fatalf("%v, %v", r, err)
 			}
-			v, err := m.Attach(t.Context(), &enginepb.AttachRequest{Name: m.name(), Path: m.image})
-			if err != nil {
-				t.Fatal(err)
-			}
+			m.attach()
 			// The journal is replayed first: the file system was frozen, not
 			// unmounted, at the checkpoint.
-			mustRun(t, "mount", v.Device, dir)
+			mustRun(t, "mount", m.device, dir)
 			m.dir = dir
 			if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, before) {
 				t.Errorf("the content is not that of the checkpoint: %d bytes, %v", len(got), err)

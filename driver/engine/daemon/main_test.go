@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -26,7 +27,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) < 2 || os.Args[1] != superviseArg && os.Args[1] != serveArg {
+	if len(os.Args) < 2 || !slices.Contains([]string{superviseArg, serveArg, diskArg}, os.Args[1]) {
 		os.Exit(m.Run())
 	}
 	if err := run(os.Args[1:]); err != nil {
@@ -36,6 +37,9 @@ func TestMain(m *testing.M) {
 }
 
 func run(args []string) error {
+	if args[0] == diskArg {
+		return runDisk(args[1], args[2])
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
