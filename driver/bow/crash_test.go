@@ -8,6 +8,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"sync/atomic"
@@ -161,25 +162,19 @@ func (r *crashRun) check(state memdev.State, dev *memdev.Device) {
 		if asked && n <= r.asking || !asked && n >= r.asked {
 			r.fatal("%s: rollback requested: %t", state, asked)
 		}
-		if _, err := bow.Open(dev.Clone(), r.bs); asked != errors.Is(err, bow.ErrCheckpointOpen) {
-			r.fatal("%s: opening with a rollback requested %t: %v", state, asked, err)
-		}
-		r.checkResume(state, dev.Clone())
+		r.checkResume(state, dev.Clone(), asked)
 	}
 	result, err := restore.Restore(context.Background(), dev, restore.Options{})
 	if err != nil && !errors.Is(err, bowlog.ErrNoLog) {
 		r.fatal("%s: restore: %v", state, err)
 	}
-	got := make([]byte, dev.Size())
-	if _, err := dev.ReadAt(got, 0); err != nil {
-		r.fatal("%s: %v", state, err)
-	}
+	got := r.read(dev)
 	if err == nil && result.Phase == bowlog.PhaseOpen {
 		// A rollback, which is right until the commit is acknowledged.
 		if n >= r.committed {
 			r.fatal("%s: the checkpoint is there after the commit", state)
 		}
-		r.wantKept(got, state.String())
+		r.wantKept(got, state)
 		return
 	}
 	// No checkpoint: it is not open yet, or it is committed. Then what was
@@ -209,10 +204,17 @@ func (r *crashRun) check(state memdev.State, dev *memdev.Device) {
 }
 
 // checkResume carries on with the checkpoint on dev: what was flushed is there,
-// and whatever is done then, it can be rolled back or committed.
-func (r *crashRun) checkResume(state memdev.State, dev *memdev.Device) {
+// and whatever is done then, it can be rolled back or committed. If a rollback was
+// asked for, that is refused at first.
+func (r *crashRun) checkResume(state memdev.State, dev *memdev.Device, asked bool) {
 	r.t.Helper()
-	e, err := bow.TakeOver(dev, r.bs, nil)
+	e, err := bow.Open(dev, r.bs)
+	if asked != errors.Is(err, bow.ErrCheckpointOpen) {
+		r.fatal("%s: opening with a rollback requested %t: %v", state, asked, err)
+	}
+	if asked {
+		e, err = bow.TakeOver(dev, r.bs, nil)
+	}
 	if err != nil {
 		r.fatal("%s: resume: %v", state, err)
 	}
@@ -223,7 +225,8 @@ func (r *crashRun) checkResume(state memdev.State, dev *memdev.Device) {
 		t: r.t, rng: rand.New(rand.NewPCG(uint64(state.Cut), uint64(state.Index))),
 		dev: dev, engine: e, bs: r.bs, blocks: r.blocks, next: r.next,
 		now: make([]byte, len(r.now)), undefined: make([]bool, r.blocks), kept: r.kept, inUse: r.inUse,
-		history: append(slices.Clone(r.history), state.String(), "resume"),
+		scratch: r.scratch,
+		history: append(slices.Clone(r.history), note{"%s: resume", []any{state}}),
 	}
 	m.checkInvariants()
 	if _, err := e.ReadAt(m.now, 0); err != nil {
@@ -312,31 +315,39 @@ func histories() int {
 	return n
 }
 
+// fewestStates is what TestCrash promises to try when it is not to be short. No two
+// of them are the same state of the same moment.
+const fewestStates = 100_000
+
 // TestCrash cuts the power at every operation of many short histories, loses or
 // tears what was not flushed, all combinations of it where there are few, and
 // looks whether the checkpoint can be restored, or the commit has all that was
-// flushed.
+// flushed. It fails if these are fewer than fewestStates.
 func TestCrash(t *testing.T) {
-	var total atomic.Int64
+	// Nearly all memory is garbage soon, and there is little besides.
+	defer debug.SetGCPercent(debug.SetGCPercent(200))
+	var total, ran atomic.Int64
+	planned := 0
 	t.Run("histories", func(t *testing.T) {
 		for _, c := range []struct {
 			bs, unit, blocks, steps int
 			limit                   int // states for each cut
 			seeds                   int // histories
 		}{
-			{512, 512, 32, 12, 40, 4},
-			{1024, 512, 32, 12, 40, 8},
-			{4096, 512, 32, 12, 40, 8},
-			{4096, 4096, 32, 12, 40, 4},
+			{512, 512, 32, 12, 64, 24},
+			{1024, 512, 32, 12, 64, 40},
+			{4096, 512, 32, 12, 64, 48},
+			{4096, 4096, 32, 12, 64, 24},
 			// Log blocks that are more than their first sector, and become full.
-			{512, 512, 256, 120, 6, 3},
-			{1024, 512, 256, 120, 6, 3},
-			{4096, 512, 256, 120, 6, 3},
+			{512, 512, 256, 120, 8, 8},
+			{1024, 512, 256, 120, 8, 8},
+			{4096, 512, 256, 120, 8, 6},
 		} {
 			c.seeds *= histories()
 			if testing.Short() {
-				c.limit, c.seeds = max(c.limit/8, 3), 3
+				c.limit, c.seeds = max(c.limit/12, 3), 3
 			}
+			planned += c.seeds
 			for i := range c.seeds {
 				seed := uint64(i + 1)
 				if i >= 2 {
@@ -344,6 +355,7 @@ func TestCrash(t *testing.T) {
 				}
 				t.Run(fmt.Sprintf("%d/%d/%d/seed=%d", c.bs, c.unit, c.blocks, seed), func(t *testing.T) {
 					t.Parallel()
+					ran.Add(1)
 					r := newCrashRun(t, seed, c.bs, c.blocks, c.unit, c.steps)
 					for state, dev := range r.recorded.Explore(seed, c.limit) {
 						r.check(state, dev)
@@ -353,5 +365,9 @@ func TestCrash(t *testing.T) {
 			}
 		}
 	})
-	t.Logf("%d crash states", total.Load())
+	t.Logf("%d crash states of %d histories", total.Load(), ran.Load())
+	all := !testing.Short() && ran.Load() == int64(planned) // not if -run chose some
+	if least := int64(fewestStates * histories()); all && total.Load() < least {
+		t.Errorf("%d crash states, which should be at least %d", total.Load(), least)
+	}
 }

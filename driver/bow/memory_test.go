@@ -165,7 +165,7 @@ func (r *deathRun) check(at moment) {
 		t: r.t, rng: rand.New(rand.NewPCG(uint64(n), 3)),
 		dev: dev, engine: e, bs: r.bs, blocks: r.blocks, next: r.next,
 		now: bytes.Clone(at.now), undefined: slices.Clone(at.undefined), kept: r.kept, inUse: r.inUse,
-		history: append(slices.Clone(r.model.history), fmt.Sprintf("died after %d operations", n)),
+		history: append(slices.Clone(r.model.history), note{"died after %d operations", []any{n}}),
 		redone:  at.redo,
 	}
 	m.checkInvariants()

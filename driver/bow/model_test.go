@@ -3,6 +3,7 @@ package bow_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -24,15 +25,24 @@ type model struct {
 	engine *bow.Engine
 	bs     int
 	blocks int
-	next   byte
+	next   uint64 // so often something was written
 
 	now       []byte // content
 	undefined []bool // by block: discarded or free, anything may be read
 	kept      []byte // content at the checkpoint
 	inUse     []bool // by block: was in use at the checkpoint
-	history   []string
+	history   []note
 	redone    func(*model) // after a death: the request that was under way
+	scratch   []byte       // what was read last, see read
 }
+
+// note is a line of the history of a model, put into words only if they are wanted.
+type note struct {
+	format string
+	args   []any
+}
+
+func (n note) String() string { return fmt.Sprintf(n.format, n.args...) }
 
 func newModel(t testing.TB, seed uint64, bs, blocks, unit int) *model {
 	m := &model{t: t, rng: rand.New(rand.NewPCG(seed, 1)), bs: bs, blocks: blocks}
@@ -63,7 +73,7 @@ func (m *model) fatal(format string, args ...any) {
 }
 
 func (m *model) note(format string, args ...any) {
-	m.history = append(m.history, fmt.Sprintf(format, args...))
+	m.history = append(m.history, note{format, args})
 }
 
 // fill writes new content to blocks [start, end). It tells whether there was
@@ -72,8 +82,8 @@ func (m *model) fill(start, end int) bool {
 	m.t.Helper()
 	m.next++
 	p := blockdev.Buffer((end - start) * m.bs)
-	for i := range p {
-		p[i] = byte(i/m.bs)*31 ^ byte(i) ^ m.next
+	for i := 0; i < len(p); i += 8 {
+		binary.LittleEndian.PutUint64(p[i:], m.next<<32|uint64(i))
 	}
 	n, err := m.engine.WriteAt(p, int64(start*m.bs))
 	m.note("write [%d, %d): %v", start, end, err)
@@ -198,10 +208,7 @@ func (m *model) checkInvariants() {
 // check compares what is read with what should be.
 func (m *model) check() {
 	m.t.Helper()
-	got := blockdev.Buffer(len(m.now))
-	if n, err := m.engine.ReadAt(got, 0); n != len(got) || err != nil {
-		m.fatal("read: %d, %v", n, err)
-	}
+	got := m.read(m.engine)
 	for i := range m.blocks {
 		a, b := i*m.bs, (i+1)*m.bs
 		if !m.undefined[i] && !bytes.Equal(got[a:b], m.now[a:b]) {
@@ -210,24 +217,33 @@ func (m *model) check() {
 	}
 }
 
+// read returns the content of dev, until it is called again: there is so much to be
+// read that new memory each time would be most of the work.
+func (m *model) read(dev blockdev.Device) []byte {
+	m.t.Helper()
+	if int64(len(m.scratch)) != dev.Size() {
+		m.scratch = blockdev.Buffer(int(dev.Size()))
+	}
+	if n, err := dev.ReadAt(m.scratch, 0); n != len(m.scratch) || err != nil {
+		m.fatal("read: %d, %v", n, err)
+	}
+	return m.scratch
+}
+
 // image returns the content of the device below.
 func (m *model) image() []byte {
 	m.t.Helper()
-	p := make([]byte, m.dev.Size())
-	if _, err := m.dev.ReadAt(p, 0); err != nil {
-		m.fatal("reading the device: %v", err)
-	}
-	return p
+	return bytes.Clone(m.read(m.dev))
 }
 
 // wantKept fails if image does not have the content of the checkpoint in every
 // block that was in use then.
-func (m *model) wantKept(image []byte, by string) {
+func (m *model) wantKept(image []byte, by any) {
 	m.t.Helper()
 	for i := range m.blocks {
 		a, b := i*m.bs, (i+1)*m.bs
 		if m.inUse[i] && !bytes.Equal(image[a:b], m.kept[a:b]) {
-			m.fatal("%s: block %d was not put back", by, i)
+			m.fatal("%v: block %d was not put back", by, i)
 		}
 	}
 }
@@ -235,18 +251,11 @@ func (m *model) wantKept(image []byte, by string) {
 // checkRollback restores a copy of the device, and compares.
 func (m *model) checkRollback() {
 	m.t.Helper()
-	c := memdev.New(m.dev.Size(), m.dev.BlockSize())
-	if _, err := c.WriteAt(m.image(), 0); err != nil {
-		m.fatal("copying the device: %v", err)
-	}
+	c := m.dev.Clone()
 	if _, err := restore.Restore(context.Background(), c, restore.Options{}); err != nil {
 		m.fatal("restore: %v", err)
 	}
-	p := make([]byte, c.Size())
-	if _, err := c.ReadAt(p, 0); err != nil {
-		m.fatal("reading the restored device: %v", err)
-	}
-	m.wantKept(p, "restore")
+	m.wantKept(m.read(c), "restore")
 }
 
 // rollback restores the device itself and goes on with it.

@@ -2,6 +2,7 @@ package memdev
 
 import (
 	"fmt"
+	"hash/maphash"
 	"iter"
 	"math/rand/v2"
 	"sort"
@@ -63,7 +64,7 @@ func (h *History) Cut(n int) *Cut {
 type State struct {
 	Cut   int // in front of this operation of the history
 	Index int // from 0
-	Of    int // number of states looked at for this cut
+	Of    int // number of states looked at for this cut, or the most it can be if not All
 	All   bool
 }
 
@@ -77,8 +78,9 @@ func (s State) String() string {
 
 // Explore goes over states of the device after a cut in front of each operation
 // and after the last. For each cut it delivers all states if those are at most
-// limit, and otherwise limit of them: Nothing, Everything, and random ones. The
-// same seed gives the same states of the same history.
+// limit, and otherwise limit of them: Nothing, Everything, and random ones, fewer if
+// chance does not find as many. No state comes twice for a cut. The same seed gives
+// the same states of the same history.
 func (h *History) Explore(seed uint64, limit int) iter.Seq2[State, *Device] {
 	return func(yield func(State, *Device) bool) {
 		for n := range h.Len() + 1 {
@@ -104,7 +106,9 @@ func (c *Cut) explore(n int, seed uint64, limit int) iter.Seq2[State, *Device] {
 			}
 			return
 		}
-		for i := range limit {
+		s := State{Cut: n, Of: limit}
+		seen := map[uint64]bool{}
+		for i := 0; s.Index < limit && i < drawsPerState*limit; i++ {
 			var d *Device
 			switch i {
 			case 0:
@@ -114,9 +118,32 @@ func (c *Cut) explore(n int, seed uint64, limit int) iter.Seq2[State, *Device] {
 			default:
 				d = c.Random(rand.New(rand.NewPCG(seed, uint64(n)<<32|uint64(i))))
 			}
-			if !yield(State{Cut: n, Index: i, Of: limit}, d) {
+			sum := d.sum(places)
+			if seen[sum] {
+				continue
+			}
+			seen[sum] = true
+			if !yield(s, d) {
 				return
 			}
+			s.Index++
 		}
 	}
+}
+
+// drawsPerState is how many random states are drawn for each one that is wanted,
+// because some come more than once.
+const drawsPerState = 4
+
+// sums is what all sums begin with.
+var sums = maphash.MakeSeed()
+
+// sum tells d from other states of the same cut, which has these places.
+func (d *Device) sum(places []place) uint64 {
+	var h maphash.Hash
+	h.SetSeed(sums)
+	for _, p := range places {
+		h.Write(d.mu.durable.piece(p.off, d.unit)) // never fails
+	}
+	return h.Sum64()
 }

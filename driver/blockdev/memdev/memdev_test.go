@@ -333,6 +333,21 @@ func TestExplore(t *testing.T) {
 	if fmt.Sprint(found) == fmt.Sprint(other) {
 		t.Error("another seed gives the same states")
 	}
+
+	// Few states, and the random ones are often the same.
+	write(t, d, 0, sectors("abc"))
+	n := 0
+	seen := map[string]bool{}
+	for s, c := range h.Explore(1, 7) {
+		if s.Cut != 4 {
+			continue
+		}
+		n++
+		seen[letters(t, c)] = true
+	}
+	if n < 6 || len(seen) != n {
+		t.Errorf("%d states, %d different ones", n, len(seen))
+	}
 }
 
 // TestStatesAreDevices: what comes out of a cut can be used and cut again, and
