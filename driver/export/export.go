@@ -26,6 +26,10 @@ var (
 	// a name that is not possible.
 	ErrInvalid = errors.New("invalid export")
 
+	// ErrUnsupported is returned for a kind of export that this machine or this
+	// process cannot have.
+	ErrUnsupported = errors.New("not supported here")
+
 	// ErrNotFound is returned when there is no export of that name.
 	ErrNotFound = errors.New("no such export")
 )

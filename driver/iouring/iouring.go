@@ -126,6 +126,10 @@ func (r *Ring) Next() (*linuxabi.UringSQE, error) {
 	return e, nil
 }
 
+// Submit submits what there is to submit. Results of what failed at once are there
+// then.
+func (r *Ring) Submit() error { return r.enter(0) }
+
 // Wait submits what there is to submit and returns when there is a result, or some
 // signal.
 func (r *Ring) Wait() error { return r.enter(1) }

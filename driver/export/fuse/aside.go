@@ -47,7 +47,8 @@ func aside(f func() error, keep ...int) error {
 
 // unshareFiles gives the calling thread a descriptor table of its own with
 // standard input and outputs, keep, and what the runtime may use on any thread
-// to wake up others (anonymous inodes: its epoll and event descriptors).
+// to wake up others (anonymous inodes: its epoll and event descriptors; not rings,
+// which hold /dev/fuse).
 // Everything else is closed in it, lest locks and devices stay held when the
 // process closes them.
 func unshareFiles(keep []int) error {
@@ -78,7 +79,7 @@ func unshareFiles(keep []int) error {
 			continue
 		}
 		n, err := unix.Readlinkat(dir, name, link[:])
-		if err == nil && strings.HasPrefix(string(link[:n]), "anon_inode:") {
+		if err == nil && strings.HasPrefix(string(link[:n]), "anon_inode:") && string(link[:n]) != "anon_inode:[io_uring]" {
 			continue
 		}
 		_ = unix.Close(fd)

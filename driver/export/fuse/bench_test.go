@@ -11,11 +11,12 @@ import (
 	"github.com/bowline-csi/bowline/driver/blockdev"
 )
 
-// BenchmarkAgainstLoop compares the export of a file with a loop device with
-// direct I/O on the same file. Each fio job runs some seconds whatever b.N is,
+// BenchmarkAgainstLoop compares exports of a file, over the descriptor and over
+// io_uring, with a loop device with direct I/O on the same file. Each fio job runs some seconds whatever b.N is,
 // so it is for -benchtime 1x. The files are made below TMPDIR, which has to be
 // on a file system with direct I/O.
 func BenchmarkAgainstLoop(b *testing.B) {
+	needUring(b)
 	image := filepath.Join(b.TempDir(), "image")
 	if out, err := exec.Command("dd", "if=/dev/zero", "of="+image, "bs=1M", "count=1024", "oflag=direct", "conv=fsync").CombinedOutput(); err != nil {
 		b.Fatalf("dd: %v\n%s", err, out)
@@ -29,14 +30,17 @@ func BenchmarkAgainstLoop(b *testing.B) {
 		{"write-256k-qd8", "--rw=write --bs=256k --iodepth=8"},
 	} {
 		b.Run(job.name, func(b *testing.B) {
-			var raw, ours float64
+			var raw, classic, uring float64
 			for b.Loop() {
 				raw += onLoop(b, image, job.args)
-				ours += onExport(b, image, job.args)
+				classic += onExport(b, image, job.args, Options{Name: testName()})
+				uring += onExport(b, image, job.args, Options{Name: testName(), IOUring: true})
 			}
 			b.ReportMetric(raw/float64(b.N), "raw-iops")
-			b.ReportMetric(ours/float64(b.N), "iops")
-			b.ReportMetric(100*ours/raw, "%raw")
+			b.ReportMetric(classic/float64(b.N), "iops")
+			b.ReportMetric(100*classic/raw, "%raw")
+			b.ReportMetric(uring/float64(b.N), "uring-iops")
+			b.ReportMetric(100*uring/raw, "uring-%raw")
 			b.ReportMetric(0, "ns/op")
 		})
 	}
@@ -52,13 +56,13 @@ func onLoop(b *testing.B, image, args string) float64 {
 	return fio(b, dev, args)
 }
 
-func onExport(b *testing.B, image, args string) float64 {
+func onExport(b *testing.B, image, args string, o Options) float64 {
 	dev, err := blockdev.Open(image)
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer dev.Close()
-	e, err := New(b.Context(), dev, Options{Name: "benchmark"})
+	e, err := New(b.Context(), dev, o)
 	if err != nil {
 		b.Fatal(err)
 	}

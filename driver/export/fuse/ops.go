@@ -132,16 +132,22 @@ func (s *server) init(p payload, r *request) (int, unix.Errno) {
 	if r.init.Major != linuxabi.FuseKernelVersion {
 		return 0, unix.EPROTO
 	}
-	const (
-		flags  = linuxabi.FuseAsyncDIO | linuxabi.FuseBigWrites | linuxabi.FuseMaxPages | linuxabi.FuseInitExt
-		flags2 = linuxabi.FuseHasResend2
-	)
+	const flags = linuxabi.FuseAsyncDIO | linuxabi.FuseBigWrites | linuxabi.FuseMaxPages | linuxabi.FuseInitExt
+	var flags2 uint32 = linuxabi.FuseHasResend2
+	if s.uring != nil {
+		// What is on the rings is lost with the process that has them.
+		flags2 = linuxabi.FuseOverUring2
+		p = p[:maxUringIO]
+	}
 	out := body[linuxabi.FuseInitOut](p)
 	out.Major = linuxabi.FuseKernelVersion
 	out.Minor = linuxabi.FuseKernelMinorVersion
 	out.Flags = r.init.Flags & flags
 	if out.Flags&linuxabi.FuseInitExt != 0 {
 		out.Flags2 = r.init.Flags2 & flags2
+	}
+	if s.uring != nil && out.Flags2 != flags2 {
+		return 0, unix.EPROTO
 	}
 	s.resends.Store(out.Flags2&linuxabi.FuseHasResend2 != 0)
 	out.MaxBackground = maxBackground

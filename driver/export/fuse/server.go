@@ -9,6 +9,7 @@ import (
 
 	"github.com/bowline-csi/bowline/driver/blockdev"
 	"github.com/bowline-csi/bowline/driver/export"
+	"github.com/bowline-csi/bowline/driver/linuxabi"
 )
 
 // maxWorkers is the most requests that are worked on at once, and so the most
@@ -40,6 +41,10 @@ type server struct {
 
 	counts  counters
 	trimmer trimmer
+
+	// uring brings the requests if it is not nil. INIT, and what has no reply, come
+	// from the descriptor all the same, to the only worker.
+	uring *uring
 
 	ragged struct {
 		sync.Mutex // held across the I/O
@@ -108,7 +113,8 @@ func (s *server) grow() {
 // it starts another worker, so there are about as many as the kernel keeps
 // busy; when there has been nothing to do for a while, all but one end.
 func (s *server) work(m *message) {
-	defer s.leave(m)
+	defer s.leave()
+	defer m.free()
 
 	// The thread writes back what others have dirtied, so it must not wait for
 	// that to happen when it allocates memory. The flag belongs to the thread,
@@ -142,17 +148,20 @@ func (s *server) work(m *message) {
 			m.forget()
 			continue
 		}
-		if left == 0 {
+		if left == 0 && s.uring == nil {
 			s.grow()
 		}
 		s.counts.inFlight.Add(1)
 		s.handle(m, n, &r)
 		s.counts.inFlight.Add(-1)
+		if s.uring != nil && r.op == linuxabi.FuseInit {
+			s.uring.start(s)
+		}
 	}
 }
 
-func (s *server) leave(m *message) {
-	m.free()
+// leave is the end of a worker. The last one leaves nothing behind.
+func (s *server) leave() {
 	if s.workers.Add(-1) > 0 {
 		return
 	}

@@ -1,0 +1,385 @@
+package fuse
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bowline-csi/bowline/driver/export"
+	"github.com/bowline-csi/bowline/driver/iouring"
+	"github.com/bowline-csi/bowline/driver/linuxabi"
+)
+
+// maxUringIO is the most data that a request has that comes over io_uring, bytes.
+// Each entry has memory for that.
+const maxUringIO = 256 << 10
+
+// uringDepth is how many entries each processor has that is online, and so how many
+// requests that were sent on it are worked on at once. The kernel queues the rest.
+// The others, which it wants to have entries too, have one.
+const uringDepth = 32
+
+// uring brings the requests of a connection over io_uring. One thread, that of loop,
+// takes them and hands in the replies, all of both that there are with one system
+// call. What may wait it gives to workers.
+//
+// The kernel has a queue of entries for each processor, on which the requests that
+// are sent there have to wait; one ring serves them all, for a loop device sends from
+// one thread at a time.
+//
+// It lasts until the connection ends: then the kernel gives every entry back.
+type uring struct {
+	srv     *server
+	ring    *iouring.Ring
+	mem     []byte  // of the entries
+	woken   *uint64 // in mem: where the counter of wake is read into
+	entries []entry
+	alive   int          // entries that the connection has, here or in the kernel
+	ready   chan error   // whether the kernel has taken the entries
+	queue   chan *entry  // for workers
+	given   int          // entries that workers have, or that wait for one
+	workers atomic.Int32 // that exist, or are about to leave
+	left    sync.WaitGroup
+
+	// Workers put into done what they have finished. They wake the loop by the
+	// eventfd wake if it may be waiting in the kernel.
+	wake     int
+	sleeping atomic.Bool
+	done     struct {
+		sync.Mutex
+		entries []*entry
+	}
+	taken []*entry // what was in done; of the loop
+}
+
+// entry is memory that is lent to the kernel for one request at a time.
+type entry struct {
+	queue   uint16 // number of the processor
+	header  *linuxabi.FuseUringHeader
+	payload payload
+	request request
+
+	// The reply.
+	length int // of the payload
+	errno  unix.Errno
+}
+
+// What UringSQE.UserData says of a request to the ring: one of these numbers, or that
+// of an entry.
+const (
+	userWake = 1<<64 - 1 - iota
+)
+
+// entryHeader is at the beginning of the memory of all entries, for each one.
+type entryHeader struct {
+	header linuxabi.FuseUringHeader
+	iov    [2]unix.Iovec // of header and payload
+}
+
+// newUring makes everything for a connection over io_uring but that. It fails with
+// export.ErrUnsupported where there can be none.
+func newUring() (_ *uring, err error) {
+	if err := enableUring(); err != nil {
+		return nil, err
+	}
+	online, possible, err := processors()
+	if err != nil {
+		return nil, err
+	}
+	var queues []uint16 // of the entries
+	for cpu := range possible {
+		depth := 1
+		if online[cpu] {
+			depth = uringDepth
+		}
+		for range depth {
+			queues = append(queues, uint16(cpu))
+		}
+	}
+	u := &uring{wake: -1, ready: make(chan error, 1), queue: make(chan *entry, len(queues))}
+	u.ring, err = iouring.New(128, 2*len(queues)+128)
+	if err != nil {
+		if errors.Is(err, iouring.ErrUnsupported) {
+			err = fmt.Errorf("%w: %w", err, export.ErrUnsupported)
+		}
+		return nil, err
+	}
+	if u.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		u.free()
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	if err := u.makeEntries(queues); err != nil {
+		u.free()
+		return nil, fmt.Errorf("memory for %d entries: %w", len(queues), err)
+	}
+	return u, nil
+}
+
+func (u *uring) makeEntries(queues []uint16) (err error) {
+	page := os.Getpagesize()
+	headers := (len(queues)*int(unsafe.Sizeof(entryHeader{})) + 8 + page - 1) &^ (page - 1)
+	u.mem, err = unix.Mmap(-1, 0, headers+len(queues)*maxUringIO, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return err
+	}
+	shared := unsafe.Slice((*entryHeader)(unsafe.Pointer(&u.mem[0])), len(queues))
+	u.woken = (*uint64)(unsafe.Pointer(&u.mem[headers-8]))
+	u.entries = make([]entry, len(queues))
+	for i := range u.entries {
+		begin := headers + i*maxUringIO
+		e := &u.entries[i]
+		e.queue, e.header, e.payload = queues[i], &shared[i].header, u.mem[begin:begin+maxUringIO]
+		iov := &shared[i].iov
+		iov[0].Base = (*byte)(unsafe.Pointer(e.header))
+		iov[0].SetLen(int(unsafe.Sizeof(*e.header)))
+		iov[1].Base = unsafe.SliceData(e.payload)
+		iov[1].SetLen(len(e.payload))
+	}
+	return nil
+}
+
+func (u *uring) free() {
+	_ = u.ring.Close()
+	if u.wake >= 0 {
+		_ = unix.Close(u.wake)
+	}
+	if u.mem != nil {
+		_ = unix.Munmap(u.mem)
+	}
+}
+
+// start begins to lend entries to the connection of s and to work on what comes in
+// them. ready tells how the beginning went.
+func (u *uring) start(s *server) {
+	u.srv = s
+	s.workers.Add(1)
+	go u.loop()
+}
+
+// begun waits until s has agreed with the kernel on where requests come from.
+func (s *server) begun() error {
+	if s.uring == nil {
+		return nil
+	}
+	return <-s.uring.ready
+}
+
+// loop works until the connection has ended. Its goroutine keeps the thread to itself,
+// and that ends with it.
+func (u *uring) loop() {
+	defer u.srv.leave()
+	defer u.free()
+	defer u.left.Wait()
+	defer close(u.queue)
+	runtime.LockOSThread()
+	_ = unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0) // as in server.work
+	err := u.lend()
+	u.ready <- err
+	for err == nil && u.alive > 0 {
+		if err = u.turn(); err != nil {
+			// The kernel has refused what it cannot refuse. If this went on, those
+			// who use the device would wait for ever.
+			panic(err)
+		}
+	}
+}
+
+// lend gives all entries to the kernel for the first time.
+func (u *uring) lend() error {
+	if err := u.ring.Enable(); err != nil {
+		return err
+	}
+	if err := u.awaitWake(); err != nil {
+		return err
+	}
+	for i := range u.entries {
+		e, err := u.command(i, linuxabi.FuseUringRegister, linuxabi.FuseUringCommand{Queue: u.entries[i].queue})
+		if err != nil {
+			return err
+		}
+		header := (*entryHeader)(unsafe.Pointer(u.entries[i].header))
+		e.Addr, e.Len = uint64(uintptr(unsafe.Pointer(&header.iov))), 2
+		u.alive++
+	}
+	if err := u.ring.Submit(); err != nil {
+		return err
+	}
+	// What the kernel does not want comes back at once.
+	for {
+		r, ok := u.ring.Result()
+		if !ok {
+			return nil
+		}
+		if r.Res < 0 {
+			return fmt.Errorf("lending memory to the kernel for FUSE over io_uring: %w", unix.Errno(-r.Res))
+		}
+		if err := u.take(r); err != nil {
+			return err
+		}
+	}
+}
+
+// turn hands in the replies that are there, waits for something to happen and deals
+// with all that has.
+func (u *uring) turn() error {
+	u.sleeping.Store(true) // before looking: who comes later wakes
+	u.done.Lock()
+	u.taken, u.done.entries = u.done.entries, u.taken[:0]
+	u.done.Unlock()
+	u.given -= len(u.taken)
+	for _, e := range u.taken {
+		if err := u.reply(e); err != nil {
+			return err
+		}
+	}
+	if err := u.ring.Wait(); err != nil {
+		return err
+	}
+	u.sleeping.Store(false)
+	for {
+		r, ok := u.ring.Result()
+		if !ok {
+			return nil
+		}
+		if err := u.take(r); err != nil {
+			return err
+		}
+	}
+}
+
+// take deals with a result of the ring.
+func (u *uring) take(r linuxabi.UringCQE) error {
+	if r.UserData == userWake {
+		return u.awaitWake()
+	}
+	if r.Res < 0 {
+		u.alive-- // ENOTCONN and the like: the connection has ended
+		return nil
+	}
+	e := &u.entries[r.UserData]
+	u.srv.counts.inFlight.Add(1)
+	e.length = 0
+	if e.errno = e.decode(); e.errno != 0 {
+		return u.reply(e)
+	}
+	switch e.request.op {
+	case linuxabi.FuseRead, linuxabi.FuseWrite, linuxabi.FuseFsync, linuxabi.FuseFallocate:
+		u.handOver(e)
+		return nil
+	}
+	e.length, e.errno, _ = u.srv.do(e.payload, &e.request)
+	return u.reply(e)
+}
+
+// decode reads the request that has come.
+func (e *entry) decode() unix.Errno {
+	n := int(e.header.Payload)
+	if n > len(e.payload) {
+		return unix.EIO
+	}
+	h := (*linuxabi.FuseInHeader)(unsafe.Pointer(&e.header.InOut))
+	return e.request.decode(h, e.header.Op[:], e.payload[:n], len(e.payload))
+}
+
+// reply hands in the reply to the request in e, with the next Submit or Wait, and with
+// it lends e again.
+func (u *uring) reply(e *entry) error {
+	u.srv.counts.inFlight.Add(-1)
+	h := (*linuxabi.FuseOutHeader)(unsafe.Pointer(&e.header.InOut))
+	*h = linuxabi.FuseOutHeader{Len: uint32(outHeaderSize + e.length), Error: -int32(e.errno), Unique: e.request.unique}
+	e.header.Payload = uint32(e.length)
+	_, err := u.command(u.index(e), linuxabi.FuseUringCommitAndFetch, linuxabi.FuseUringCommand{
+		Queue:    e.queue,
+		CommitID: e.header.CommitID,
+	})
+	return err
+}
+
+func (u *uring) index(e *entry) int {
+	return int((uintptr(unsafe.Pointer(e)) - uintptr(unsafe.Pointer(&u.entries[0]))) / unsafe.Sizeof(*e))
+}
+
+// command puts a command for the entry number i into the ring.
+func (u *uring) command(i int, op uint64, c linuxabi.FuseUringCommand) (*linuxabi.UringSQE, error) {
+	e, err := u.ring.Next()
+	if err != nil {
+		return nil, err
+	}
+	e.Opcode, e.FD, e.Off, e.UserData = linuxabi.UringCmd, int32(u.srv.fd), op, uint64(i)
+	*(*linuxabi.FuseUringCommand)(unsafe.Pointer(&e.Cmd)) = c
+	return e, nil
+}
+
+// enableUringPath is the switch of the kernel for FUSE over io_uring.
+const enableUringPath = "/sys/module/fuse/parameters/enable_uring"
+
+// enableUring makes sure that the kernel offers FUSE over io_uring to connections that
+// begin now. The switch is for the whole machine, but changes nothing for servers that
+// do not ask for it.
+func enableUring() error {
+	b, err := os.ReadFile(enableUringPath)
+	if errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("the kernel (%s is missing; it is there from Linux 6.14 on, if built with it): %w", enableUringPath, export.ErrUnsupported)
+	}
+	if err != nil {
+		return fmt.Errorf("looking for FUSE over io_uring: %w", err)
+	}
+	if strings.TrimSpace(string(b)) == "Y" {
+		return nil
+	}
+	if err := os.WriteFile(enableUringPath, []byte("Y"), 0); err != nil {
+		return fmt.Errorf("it is switched off and cannot be switched on (%w): %w", err, export.ErrUnsupported)
+	}
+	return nil
+}
+
+// processors tells which processors are online, and how many there can be.
+func processors() (online map[int]bool, possible int, err error) {
+	list := func(name string) (map[int]bool, error) {
+		b, err := os.ReadFile("/sys/devices/system/cpu/" + name)
+		if err != nil {
+			return nil, err
+		}
+		return parseCPUList(strings.TrimSpace(string(b)))
+	}
+	if online, err = list("online"); err != nil {
+		return nil, 0, fmt.Errorf("processors that are online: %w", err)
+	}
+	all, err := list("possible")
+	if err != nil {
+		return nil, 0, fmt.Errorf("processors that are possible: %w", err)
+	}
+	return online, len(all), nil
+}
+
+// parseCPUList reads a list of processors such as 0-3,8.
+func parseCPUList(s string) (map[int]bool, error) {
+	const most = 1 << 16 // what fits the number of a queue
+	cpus := map[int]bool{}
+	for part := range strings.SplitSeq(s, ",") {
+		from, to, isRange := strings.Cut(part, "-")
+		if !isRange {
+			to = from
+		}
+		first, err := strconv.ParseUint(from, 10, 16)
+		if err != nil {
+			return nil, fmt.Errorf("list of processors %q: %w", s, err)
+		}
+		last, err := strconv.ParseUint(to, 10, 16)
+		if err != nil || last < first || last >= most {
+			return nil, fmt.Errorf("list of processors %q: %q is no range", s, part)
+		}
+		for cpu := first; cpu <= last; cpu++ {
+			cpus[int(cpu)] = true
+		}
+	}
+	return cpus, nil
+}
