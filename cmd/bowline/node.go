@@ -17,6 +17,7 @@ import (
 	"github.com/bowline-csi/bowline/driver/pool"
 	"github.com/bowline-csi/bowline/driver/registration"
 	"github.com/bowline-csi/bowline/driver/volume"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -47,7 +48,7 @@ and can be restarted at any time without I/O noticing.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.node, "node-name", os.Getenv("NODE_NAME"), "name of this node in the cluster (environment: NODE_NAME)")
-	f.StringVar(&o.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "directory of the kubelet; the same inside the container and outside")
+	f.StringVar(&o.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "directory of the kubelet; the same inside the container and outside. In plugins/"+csi.DriverName+" is remembered which pool is this node's")
 	f.StringVar(&o.csiEndpoint, "csi-endpoint", "", "unix socket of the CSI services (default: plugins/"+csi.DriverName+"/csi.sock in the directory of the kubelet)")
 	f.StringVar(&o.stateDir, "state-dir", "/var/lib/bowline", "directory of the pool and of what is to be remembered of volumes; it has to survive reboots")
 	f.StringVar(&o.engineSocket, "engine-socket", "/run/bowline/engine.sock", "unix socket of the engine")
@@ -76,6 +77,26 @@ func (o *nodeOptions) registrationSocket() string {
 	return filepath.Join(o.kubeletDir, "plugins_registry", csi.DriverName+"-reg.sock")
 }
 
+// poolMemory returns the path of the file in which the node remembers its pool. It is
+// not in the state directory, because that may be on the disk whose absence is to be
+// noticed.
+func (o *nodeOptions) poolMemory() string {
+	return filepath.Join(o.kubeletDir, "plugins", csi.DriverName, "pool-id")
+}
+
+// poolMetric tells whether the pool is there; available returns nil then.
+func poolMetric(available func() error) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "bowline_pool_available",
+		Help: "1 if the pool of the node can be used, 0 if its disk is not mounted or is another one.",
+	}, func() float64 {
+		if available() != nil {
+			return 0
+		}
+		return 1
+	})
+}
+
 // run serves until ctx is done.
 func (o *nodeOptions) run(ctx context.Context) (err error) {
 	log, err := o.log.logger(os.Stderr)
@@ -93,7 +114,7 @@ func (o *nodeOptions) run(ctx context.Context) (err error) {
 	// Whatever is opened is closed in the opposite order.
 	closing := func(close func() error) { err = errors.Join(err, close()) }
 
-	images, err := pool.Open(filepath.Join(o.stateDir, "pool"), o.node)
+	images, err := pool.Open(filepath.Join(o.stateDir, "pool"), o.node, o.poolMemory())
 	if err != nil {
 		return err
 	}
@@ -110,6 +131,7 @@ func (o *nodeOptions) run(ctx context.Context) (err error) {
 	defer volumes.Close()
 
 	metrics := newRegistry()
+	metrics.MustRegister(poolMetric(images.Available))
 	server, err := csi.NewServer(log, metrics)
 	if err != nil {
 		return err
@@ -131,7 +153,7 @@ func (o *nodeOptions) run(ctx context.Context) (err error) {
 		metrics: metrics,
 		live:    func(context.Context) error { return registrar.Check() },
 		ready: func(ctx context.Context) error {
-			return cmp.Or(registrar.Registered(), engineAnswers(ctx))
+			return cmp.Or(registrar.Registered(), engineAnswers(ctx), images.Available())
 		},
 	}
 	log.Info("starting", "version", version, "node", o.node, "socket", csiSocket)

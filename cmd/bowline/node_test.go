@@ -167,6 +167,30 @@ func serveKubelet(t *testing.T) {
 		t.Errorf("metrics:\n%.2000s", metrics)
 	}
 
+	// The disk of the pool goes.
+	at, away := filepath.Join(dir, "state"), filepath.Join(dir, "away")
+	if err := os.Rename(at, away); err != nil {
+		t.Fatal(err)
+	}
+	if code, why := get("/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(why, "the pool is not available") {
+		t.Errorf("ready without the pool: %d %s", code, why)
+	}
+	if code, why := get("/healthz"); code != http.StatusOK {
+		t.Errorf("not alive without the pool: %d %s", code, why)
+	}
+	if _, metrics := get("/metrics"); !strings.Contains(metrics, "bowline_pool_available 0") {
+		t.Errorf("metrics:\n%.2000s", metrics)
+	}
+	if err := os.Rename(away, at); err != nil {
+		t.Fatal(err)
+	}
+	if code, why := get("/readyz"); code != http.StatusOK {
+		t.Errorf("not ready with the pool: %d %s", code, why)
+	}
+	if _, err := os.Stat(filepath.Join(filepath.Dir(info.GetEndpoint()), "pool-id")); err != nil {
+		t.Errorf("the pool is not remembered: %v", err)
+	}
+
 	cancel()
 	select {
 	case code := <-exited:

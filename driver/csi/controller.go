@@ -188,7 +188,7 @@ func (c *Controller) describe(v pool.Volume) *spec.Volume {
 }
 
 // GetCapacity implements spec.ControllerServer. There is no room for volumes that
-// cannot be had, and none on other nodes.
+// cannot be had, none on other nodes, and none in a pool that is not available.
 func (c *Controller) GetCapacity(ctx context.Context, req *spec.GetCapacityRequest) (*spec.GetCapacityResponse, error) {
 	thin, err := parseParameters(req.GetParameters())
 	if err != nil {
@@ -208,6 +208,10 @@ func (c *Controller) GetCapacity(ctx context.Context, req *spec.GetCapacityReque
 		return &spec.GetCapacityResponse{}, nil
 	}
 	capacity, err := c.pool.Capacity()
+	if errors.Is(err, pool.ErrUnavailable) {
+		// An error would leave the last capacity to the scheduler.
+		return &spec.GetCapacityResponse{MaximumVolumeSize: wrapperspb.Int64(0)}, nil
+	}
 	if err != nil {
 		return nil, asStatus(err)
 	}

@@ -254,6 +254,7 @@ func TestDeleteVolume(t *testing.T) {
 		volume.ErrInUse:      codes.FailedPrecondition,
 		volume.ErrBusy:       codes.Aborted,
 		volume.ErrEngineDown: codes.Unavailable,
+		pool.ErrUnavailable:  codes.Unavailable, // nobody knows whether it exists
 		errors.New("x"):      codes.Internal,
 	} {
 		d.err = fmt.Errorf("x: %w", kind)
@@ -324,6 +325,13 @@ func TestGetCapacity(t *testing.T) {
 		if err != nil || r.GetAvailableCapacity() != c.available || r.GetMaximumVolumeSize().GetValue() != c.most || r.GetMinimumVolumeSize().GetValue() != c.lowest {
 			t.Errorf("%s: %v, %v", name, r, err)
 		}
+		// Without the pool there is no room, which is better known than not.
+		d.err = fmt.Errorf("x: %w", pool.ErrUnavailable)
+		r, err = d.controller.GetCapacity(t.Context(), c.req)
+		if err != nil || r.GetAvailableCapacity() != 0 || r.GetMaximumVolumeSize().GetValue() != 0 {
+			t.Errorf("%s, without the pool: %v, %v", name, r, err)
+		}
+		d.err = nil
 	}
 }
 

@@ -27,6 +27,7 @@ var codeOf = []struct {
 	{volume.ErrNotStaged, codes.FailedPrecondition},
 	{volume.ErrNoSpace, codes.ResourceExhausted},
 	{volume.ErrInvalid, codes.InvalidArgument},
+	{pool.ErrUnavailable, codes.Unavailable},
 	{pool.ErrFull, codes.ResourceExhausted},
 	{pool.ErrExists, codes.AlreadyExists},
 	{pool.ErrInvalid, codes.InvalidArgument},

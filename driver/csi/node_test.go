@@ -157,6 +157,7 @@ func TestErrorCodes(t *testing.T) {
 		pool.ErrForeign:           codes.NotFound,
 		volume.ErrMissing:         codes.NotFound,
 		pool.ErrFull:              codes.ResourceExhausted,
+		pool.ErrUnavailable:       codes.Unavailable,
 		context.DeadlineExceeded:  codes.DeadlineExceeded,
 		errors.New("x"):           codes.Internal,
 	} {

@@ -142,7 +142,7 @@ func TestDamaged(t *testing.T) {
 // TestOthers: volumes of another node and things that are none are left alone.
 func TestOthers(t *testing.T) {
 	dir := t.TempDir()
-	p, err := pool.Open(dir, "node-2")
+	p, err := pool.Open(dir, "node-2", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -219,10 +219,10 @@ func TestOpenRefuses(t *testing.T) {
 		file + "/x":   unix.ENOTDIR,
 		"/proc/1/new": unix.ENOENT,
 	} {
-		_, err := pool.Open(path, node)
+		_, err := pool.Open(path, node, "")
 		expectError(t, path, err, expect)
 	}
-	_, err := pool.Open(dir, "")
+	_, err := pool.Open(dir, "", "")
 	expectError(t, "a node without a name", err, pool.ErrInvalid)
 }
 

@@ -35,8 +35,16 @@ func hash(s string, n int) string {
 	return hex.EncodeToString(sum[:])[:n]
 }
 
-// check returns nil if id can be one of this pool's. Nothing else becomes a path.
+// check returns nil if the pool is available and id can be one of its own. Nothing
+// else becomes a path.
 func (p *Pool) check(id string) error {
+	if err := p.Available(); err != nil {
+		return err
+	}
+	return p.checkID(id)
+}
+
+func (p *Pool) checkID(id string) error {
 	if !idPattern.MatchString(id) {
 		return ErrNotFound
 	}

@@ -6,6 +6,7 @@
 //	<pool>/<id>/volume.json   what is known of it
 //	<pool>/.new/<id>/         a volume that is being made
 //	<pool>/.trash/<id>/       a volume that is being removed
+//	<pool>/.pool-id           which pool it is: 32 hexadecimal digits and a newline
 //
 // A volume exists from the moment its directory, complete and durable, is renamed
 // to <id>, until that is renamed into .trash. Whatever a crash leaves in .new and
@@ -55,6 +56,10 @@ var (
 	// ErrDamaged means that there is something with the id of the volume which is
 	// not one, or not any more. The text says what. It can be deleted.
 	ErrDamaged = errors.New("damaged volume")
+	// ErrUnavailable means that the directory is not the pool, or not now, as when
+	// its disk is not mounted. The text says what to do. Nothing is known of any
+	// volume then, not even that there is none.
+	ErrUnavailable = errors.New("the pool is not available")
 )
 
 // Volume is what is known of a volume.
@@ -80,11 +85,14 @@ type Volume struct {
 // but Wipe is done as a whole or not at all, power cuts included, and is durable
 // when the method has returned without an error.
 type Pool struct {
-	dir   string
-	node  string
-	lock  *os.File          // the directory, with a flock on it
-	locks locks             // by volume id; also allocating
-	step  func(name string) // called between the steps of a change; for tests
+	dir    string
+	node   string
+	memory string            // file that has the id of the pool; "": none
+	locks  locks             // by volume id; also allocating
+	step   func(name string) // called between the steps of a change; for tests
+
+	opening sync.Mutex
+	lock    *os.File // the directory, with a flock on it; nil until it is there, then for good; guarded by opening
 
 	leftovers []leftover // what Open could not clean up
 
@@ -108,55 +116,40 @@ const (
 // Open opens the pool of node in the directory dir and makes the directory if it
 // does not exist. What a crash left unfinished is finished or removed. ErrInUse is
 // returned if another process, or another Pool of this one, has it.
-func Open(dir, node string) (*Pool, error) {
-	p, err := open(dir, node)
+//
+// memory is a file on another disk than the pool, in which the node remembers its
+// pool, or "" if it is not to. It is written when the pool is used first. While the
+// directory is not that pool, Open returns one all of whose methods fail with
+// ErrUnavailable, and which can be used when the directory is there; see Available.
+func Open(dir, node, memory string) (*Pool, error) {
+	p, err := open(dir, node, memory)
 	if err != nil {
 		return nil, fmt.Errorf("opening the pool in %s: %w", dir, err)
 	}
 	return p, nil
 }
 
-func open(dir, node string) (_ *Pool, err error) {
+func open(dir, node, memory string) (*Pool, error) {
 	if node == "" {
 		return nil, fmt.Errorf("%w: the node has no name", ErrInvalid)
 	}
-	if dir, err = filepath.Abs(dir); err != nil {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	p := &Pool{dir: dir, node: node, memory: memory, step: func(string) {}}
+	if err := p.Available(); err != nil && !errors.Is(err, ErrUnavailable) {
 		return nil, err
-	}
-	p := &Pool{dir: dir, node: node, step: func(string) {}}
-	if p.lock, err = os.Open(dir); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, p.lock.Close())
-		}
-	}()
-	if err := retry(func() error { return unix.Flock(int(p.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) }); err != nil {
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			err = ErrInUse
-		}
-		return nil, err
-	}
-	if err := p.cleanUp(); err != nil {
-		return nil, err
-	}
-	for _, path := range []string{p.dir, filepath.Dir(p.dir)} {
-		if err := syncDir(path); err != nil {
-			return nil, err
-		}
 	}
 	return p, nil
 }
 
 // Close lets others open the pool. No method may be running or called after it.
 func (p *Pool) Close() error {
-	// A child between fork and exec has the directory open too.
-	err := unix.Flock(int(p.lock.Fd()), unix.LOCK_UN)
-	if err := errors.Join(err, p.lock.Close()); err != nil {
+	if p.lock == nil {
+		return nil
+	}
+	if err := unlock(p.lock); err != nil {
 		return fmt.Errorf("closing the pool in %s: %w", p.dir, err)
 	}
 	return nil
@@ -165,6 +158,7 @@ func (p *Pool) Close() error {
 // cleanUp finishes what a crash has interrupted. A volume that defies it does not
 // keep the others from being used.
 func (p *Pool) cleanUp() error {
+	p.leftovers = nil
 	for _, name := range []string{newDir, trashDir} {
 		path := filepath.Join(p.dir, name)
 		if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
@@ -185,7 +179,10 @@ func (p *Pool) cleanUp() error {
 	}
 	for _, entry := range entries {
 		id := entry.Name()
-		r, err := p.read(id)
+		if p.checkID(id) != nil {
+			continue
+		}
+		r, err := p.readOnce(id)
 		if err != nil {
 			continue // not sound, so not touched
 		}
@@ -232,8 +229,12 @@ func (p *Pool) List() ([]Volume, error) {
 
 // Problems returns what is in the pool's directory and cannot be used: damaged
 // volumes, those of another node, and things that are not the pool's, none of which
-// is touched; and what a crash has left that could not be removed.
+// is touched; and what a crash has left that could not be removed. Of a pool that is
+// not available that is the only one.
 func (p *Pool) Problems() ([]error, error) {
+	if err := p.Available(); err != nil {
+		return []error{err}, nil
+	}
 	var problems []error
 	for _, l := range p.leftovers {
 		if _, err := os.Lstat(l.path); !errors.Is(err, os.ErrNotExist) {
@@ -255,13 +256,16 @@ func (p *Pool) Problems() ([]error, error) {
 
 // each calls f for everything in the directory, in order.
 func (p *Pool) each(f func(id string, r *record, err error)) error {
+	if err := p.Available(); err != nil {
+		return err
+	}
 	entries, err := os.ReadDir(p.dir)
 	if err != nil {
 		return fmt.Errorf("reading the pool: %w", err)
 	}
 	for _, entry := range entries {
 		switch name := entry.Name(); name {
-		case newDir, trashDir, "lost+found":
+		case newDir, trashDir, markerFile, "lost+found":
 		default:
 			r, err := p.read(name)
 			f(name, &r, err)

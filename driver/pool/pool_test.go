@@ -25,7 +25,7 @@ const (
 
 func openPool(t testing.TB, dir string) *pool.Pool {
 	t.Helper()
-	p, err := pool.Open(dir, node)
+	p, err := pool.Open(dir, node, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -419,7 +419,7 @@ func TestAttached(t *testing.T) {
 func TestOneOwner(t *testing.T) {
 	dir := t.TempDir()
 	p := openPool(t, dir)
-	_, err := pool.Open(dir, node)
+	_, err := pool.Open(dir, node, "")
 	expectError(t, "opened twice", err, pool.ErrInUse)
 	if err := p.Close(); err != nil {
 		t.Fatal(err)

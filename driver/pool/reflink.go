@@ -11,6 +11,9 @@ import (
 // that Clone takes no longer for a large volume than for a small one. It tries, and
 // what cannot be tried is false.
 func (p *Pool) CanReflink() bool {
+	if p.Available() != nil {
+		return false
+	}
 	var files [2]*os.File
 	for i := range files {
 		f, err := os.OpenFile(filepath.Join(p.dir, newDir), unix.O_TMPFILE|os.O_RDWR, 0o600)

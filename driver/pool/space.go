@@ -42,6 +42,9 @@ func (p *Pool) Capacity() (Capacity, error) {
 }
 
 func (p *Pool) capacity() (Capacity, error) {
+	if err := p.Available(); err != nil {
+		return Capacity{}, err
+	}
 	var st unix.Statfs_t
 	if err := retry(func() error { return unix.Fstatfs(int(p.lock.Fd()), &st) }); err != nil {
 		return Capacity{}, err

@@ -77,7 +77,7 @@ func newNode(t *testing.T) *node {
 	var err error
 	// The name of the node is in the IDs of volumes, which are names in the kernel:
 	// tests of another process are another node.
-	if n.pool, err = pool.Open(filepath.Join(n.dir, "pool"), fmt.Sprintf("node-%d", os.Getpid())); err != nil {
+	if n.pool, err = pool.Open(filepath.Join(n.dir, "pool"), fmt.Sprintf("node-%d", os.Getpid()), ""); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

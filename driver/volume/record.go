@@ -134,7 +134,12 @@ func (m *Manager) updateRecord(id string, change func(*record)) (record, error) 
 	if err != nil {
 		return r, err
 	}
-	if err := replaceFile(path, after); err != nil {
+	// A disk may have been mounted above the directory that New has made.
+	err = os.MkdirAll(m.recordDir(), 0o700)
+	if err == nil {
+		err = replaceFile(path, after)
+	}
+	if err != nil {
 		return r, fmt.Errorf("volume %s: writing its record: %w", id, err)
 	}
 	return r, nil
@@ -154,7 +159,7 @@ func (m *Manager) forgetRecord(id string) error {
 // recorded returns the IDs of all volumes that have a record.
 func (m *Manager) recorded() ([]string, error) {
 	entries, err := os.ReadDir(m.recordDir())
-	if err != nil {
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("listing records of volumes: %w", err)
 	}
 	var ids []string

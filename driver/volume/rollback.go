@@ -394,6 +394,12 @@ func (m *Manager) recoverAll() (left []string) {
 		m.log.Error("recovering", "error", err)
 	}
 	left = m.recoverThese(ids)
+	m.recoverPool()
+	return left
+}
+
+// recoverPool looks for rollbacks that are due in the pool, when it is there.
+func (m *Manager) recoverPool() {
 	problems, err := m.pool.Problems()
 	for _, problem := range append(problems, err) {
 		if problem != nil {
@@ -401,13 +407,16 @@ func (m *Manager) recoverAll() (left []string) {
 		}
 	}
 	all, err := m.pool.List()
+	if errors.Is(err, pool.ErrUnavailable) {
+		time.AfterFunc(retryInterval, func() { m.spawn(m.recoverPool) })
+		return
+	}
 	if err != nil {
 		m.log.Error("recovering", "error", err)
 	}
 	for _, v := range all {
 		m.kick(v.ID)
 	}
-	return left
 }
 
 func (m *Manager) recoverThese(ids []string) (left []string) {

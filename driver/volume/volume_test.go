@@ -545,3 +545,32 @@ func TestInterruptedExpansion(t *testing.T) {
 	n.wantFile(filepath.Join(n.start(id, "c"), "f"), "old")
 	n.end(id, "c")
 }
+
+// TestPoolAway: with the disk of the pool away nothing is said of its volumes, and
+// pods that have them get rid of them.
+func TestPoolAway(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	used, idle := n.create("used", 64*mib), n.create("idle", 64*mib)
+	n.write(filepath.Join(n.start(used, "a"), "f"), "content")
+	dir, away := filepath.Join(n.dir, "pool"), filepath.Join(n.dir, "away")
+	n.must(os.Rename(dir, away))
+	n.must(os.Mkdir(dir, 0o700)) // what is below the disk
+
+	o := n.options(idle, "b")
+	n.want(n.Stage(ctx, o.StageOptions), pool.ErrUnavailable)
+	n.want(n.Publish(ctx, o), pool.ErrUnavailable)
+	n.want(n.Delete(ctx, idle), pool.ErrUnavailable)
+	n.want(n.Delete(ctx, used), pool.ErrUnavailable)
+	_, err := n.Status(ctx, idle)
+	n.want(err, pool.ErrUnavailable)
+	_, err = n.Expand(ctx, volume.Ref{ID: idle}, 128*mib)
+	n.want(err, pool.ErrUnavailable)
+	n.end(used, "a")
+
+	n.must(os.Remove(dir))
+	n.must(os.Rename(away, dir))
+	n.wantFile(filepath.Join(n.start(used, "a"), "f"), "content")
+	n.end(used, "a")
+	n.must(n.Delete(ctx, idle))
+}

@@ -20,7 +20,7 @@ var exporters = []struct {
 	title, intro string
 	packages     []string
 }{
-	{"Node plugin", "`bowline node`, port 9808.", []string{"controllers/node", "driver/csi"}},
+	{"Node plugin", "`bowline node`, port 9808.", []string{"cmd/bowline", "controllers/node", "driver/csi"}},
 	{"Data plane", "`bowline engine`, port 9809. The label `volume` is the volume's handle.", []string{"driver/engine"}},
 	{"Controller", "`bowline controller`, port 8080; besides these what controller-runtime has of its work queues and reconciliations. CSI operations are the questions of external-resizer.",
 		[]string{"controllers/checkpoint", "controllers/group", "controllers/expansion", "driver/csi"}},
@@ -95,7 +95,7 @@ func (p *source) metrics() []metric {
 						m.kind = "histogram"
 					}
 					add(m, ok)
-				case strings.HasPrefix(name, "New") && strings.HasSuffix(name, "Vec"), name == "NewCounter", name == "NewGauge", name == "NewHistogram":
+				case strings.HasPrefix(name, "New") && strings.HasSuffix(name, "Vec"), name == "NewCounter", name == "NewGauge", name == "NewGaugeFunc", name == "NewHistogram":
 					add(p.options(call))
 				}
 				return true

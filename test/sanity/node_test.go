@@ -67,7 +67,7 @@ func startNode(t *testing.T) *testNode {
 	}
 	t.Cleanup(func() { conn.Close() })
 
-	if n.pool, err = pool.Open(filepath.Join(dir, "pool"), n.name); err != nil {
+	if n.pool, err = pool.Open(filepath.Join(dir, "pool"), n.name, ""); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
