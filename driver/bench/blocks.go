@@ -153,12 +153,11 @@ func (b *bench) states(ctx context.Context, d devices, w work) error {
 	if err != nil {
 		return fmt.Errorf("first overwrites: %w", err)
 	}
-	if w.key == "randwrite-1" {
-		flushes, err := b.twoFlushes(ctx, d.raw)
-		if err != nil {
+	var flushes tally
+	if w.key == flushesWork {
+		if flushes, err = b.twoFlushes(ctx, d.raw); err != nil {
 			return fmt.Errorf("the work of two flushes: %w", err)
 		}
-		row("state1-first-flushes", "state 1, first overwrite", "two flushes", goalFlushes).compare(flushes.rate(u), first.rate(u))
 	}
 	again, err := b.rewrites(ctx, d.checkpoint, w)
 	if err != nil {
@@ -172,6 +171,9 @@ func (b *bench) states(ctx context.Context, d devices, w work) error {
 	row("state1-free", "state 1, free blocks", "state 2", goalUnsaved).compare(committed, unused.rate(u))
 	goal := map[string]float64{"randwrite-32": goalFirst32, "write": goalFirstSequential}[w.key]
 	row("state1-first", "state 1, first overwrite", "state 2", goal).compare(committed, first.rate(u))
+	if w.key == flushesWork {
+		row("state1-first-flushes", "state 1, first overwrite", "two flushes", goalFlushes).compare(flushes.rate(u), first.rate(u))
+	}
 	return nil
 }
 

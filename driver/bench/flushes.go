@@ -11,9 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// goalFlushes is for first overwrites at depth 1, against what has to be done for
-// each if it is alone. More is possible only if more is backed up than was asked.
-const goalFlushes = 3.0
+// flushesWork is the work at depth 1. Its first overwrites are compared with what
+// has to be done for each if it is alone; more is possible only if more is backed
+// up than was asked.
+const (
+	flushesWork = "randwrite-1"
+	goalFlushes = 3.0
+)
 
 // twoFlushes does on the raw device what a first overwrite of one block takes at
 // least if nothing is done for its neighbours: the old content is read and
