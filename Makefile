@@ -81,7 +81,7 @@ check-generated: generate ## fail if generated code is not what its source says
 	@new=$$(git ls-files --others --exclude-standard -- $(GENERATED)); \
 	if [ -n "$$new" ]; then echo "generated, but not in git:"; echo "$$new"; exit 1; fi
 
-bench: build ## measure against a raw loop device: ratios (root, 8 to 15 minutes; BENCH=--quick for half)
+bench: build ## measure against a raw loop device: ratios (root, 6 to 10 minutes; BENCH=--quick for half)
 	@hack/install-packages.sh fio e2fsprogs mount
 	bin/bowline device bench --history bench/history.jsonl $(BENCH) $(BENCH_DIR)
 

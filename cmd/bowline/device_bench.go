@@ -27,7 +27,8 @@ fio, takes several minutes, and removes everything that it made. Anything else
 that the machine does meanwhile is in the figures. A goal that is missed is shown
 and is no failure.
 
-What --only selects from: %s.`, strings.Join(bench.Parts(), ", ")),
+What --only selects from:
+%s`, partsByLine()),
 		Args: usageArgs(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if o.Rounds < 1 {
@@ -64,6 +65,15 @@ What --only selects from: %s.`, strings.Join(bench.Parts(), ", ")),
 	cmd.Flags().StringVar(&history, "history", "", "file to add the result to, as one line of JSON")
 	cmd.Flags().VarP(&output, "output", "o", "form of the output: table or json")
 	return cmd
+}
+
+// partsByLine is the list of all parts for the help.
+func partsByLine() string {
+	var lines []string
+	for few := range slices.Chunk(bench.Parts(), 7) {
+		lines = append(lines, "  "+strings.Join(few, ", "))
+	}
+	return strings.Join(lines, ",\n")
 }
 
 // partsToMeasure is what --only asks for, nil if that is everything.
