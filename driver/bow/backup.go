@@ -262,7 +262,7 @@ func (b *backup) pairUp() {
 // save copies what b says, puts it into the log, and gives the blocks the types
 // that follow from that.
 func (e *Engine) save(b *backup) error {
-	req := logRequest{shadows: b.newShadows, sector0: b.newCurrent, failures: e.flushFailures.Load()}
+	req := logRequest{shadows: b.newShadows, sector0: b.newCurrent, cut: len(b.cut) > 0, failures: e.flushFailures.Load()}
 	for _, c := range b.copies {
 		entry, err := e.copyBlocks(c)
 		if err != nil {
@@ -273,7 +273,7 @@ func (e *Engine) save(b *backup) error {
 	}
 	written, err := e.log.append(&req)
 	if !written {
-		// No log names the copies.
+		// If a log names the copies, it makes no difference.
 		e.undo(b)
 		return err
 	}

@@ -206,7 +206,7 @@ func (e *Engine) takeBlock0(c *newCheckpoint) error {
 	if err := e.writeFreeMap(c); err != nil {
 		return err
 	}
-	if err := writeShadow(e.dev, b); err != nil {
+	if err := bowlog.WriteShadow(e.dev, b); err != nil {
 		return err
 	}
 	if err := e.dev.Flush(); err != nil {
@@ -253,7 +253,7 @@ func (e *Engine) enterCheckpoint(c *newCheckpoint, unsettled bool) {
 
 // startLog makes b the log block in force.
 func (e *Engine) startLog(b *bowlog.Block, unsettled bool) {
-	e.log.block = b
+	e.log.block, e.log.skip = b, 0
 	e.log.unsettled.Store(unsettled)
 	e.log.rollback.Store(b.Ext.RollbackRequested)
 	e.log.sequence.Store(b.Sequence)

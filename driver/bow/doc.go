@@ -37,15 +37,18 @@
 //
 // For the first overwrite of a block in use:
 //
-//	copy of the old content, second copy of the log block (shadow)
-//	flush
-//	log block
+//	copy of the old content, log block, second copy of the log block (shadow)
 //	flush
 //	the overwrite
 //
-// Overwrites that are ready at the same time share the log write and both
-// flushes (logWriter). When a request returns an error before the last line,
-// nothing of it has been written.
+// What of that a crash leaves before the flush has ended shows in the checksum of the
+// copy, and the log block before it is still there (bowlog.Prove). Where that is not
+// enough, because the log block changes more than that entries are added, or is full,
+// the log block comes after a flush of the rest, and is flushed by itself.
+//
+// Overwrites that are ready at the same time share the log write and the flush
+// (logWriter). When a request returns an error before the last line, nothing of it has
+// been written.
 //
 // # After a crash
 //

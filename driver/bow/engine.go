@@ -139,6 +139,11 @@ func open(dev blockdev.Device, blockSize int, old *memory) (*Engine, error) {
 	if err != nil && !errors.Is(err, bowlog.ErrNoLog) {
 		return nil, fmt.Errorf("looking for a log: %w", err)
 	}
+	if log != nil {
+		if log, err = bowlog.Prove(dev, log); err != nil {
+			return nil, fmt.Errorf("looking for the copies of a log: %w", err)
+		}
+	}
 	if log != nil && log.Ext != nil && old != nil {
 		// The device may have been made larger and its user not told yet, see Grow.
 		if was := log.Ext.DeviceSize &^ int64(blockSize-1); was >= int64(minBlocks*blockSize) {

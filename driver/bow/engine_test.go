@@ -195,7 +195,7 @@ func TestBatches(t *testing.T) {
 	wg.Wait()
 	n := f.tap.reset()
 	t.Logf("%d first overwrites by %d writers: %d reads, %d writes, %d flushes", writers*each, writers, n['r'], n['w'], n['f'])
-	if n['f'] > 2*writers*each {
+	if n['f'] > writers*each {
 		t.Errorf("%d flushes", n['f'])
 	}
 	if n['r'] != writers*each {
@@ -206,8 +206,9 @@ func TestBatches(t *testing.T) {
 	if _, err := f.engine.WriteAt(p, 2048*f.bs); err != nil {
 		t.Fatal(err)
 	}
-	// The copy, a full log block perhaps, the shadow, the log, the data.
-	if n := f.tap.reset(); n['r'] != 1 || n['w'] > 5 || n['f'] != 2 {
+	// The copy, the shadow, the log, the data; or a full log block too, and that
+	// needs to be durable before the log.
+	if n := f.tap.reset(); n['r'] != 1 || n['w'] != 4 && n['w'] != 5 || n['f'] != n['w']-3 {
 		t.Errorf("overwriting 256 KiB: %v", n)
 	}
 	f.wantRollback(4096)

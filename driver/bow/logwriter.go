@@ -19,6 +19,11 @@ import (
 // never was. If it fails after that, the disk may have the old log block or the
 // new one, so the batch stays in the log, and the log is unsettled until a later
 // write of it succeeds.
+//
+// A batch that only adds entries needs one flush: the shadow and the log block, which
+// says that it is unproven (bowlog.Prove), are written together. If something fails,
+// the batch is given up, whatever the disk has: it is believed only if all copies are
+// there, and then nothing is wrong with it, since nobody overwrites what they are of.
 type logWriter struct {
 	engine *Engine
 
@@ -29,6 +34,10 @@ type logWriter struct {
 	// The log block in force. Owned by the request that leads, and by the
 	// change of state, during which there is no request.
 	block *bowlog.Block
+
+	// How many generations the next log block leaves out: those after block that
+	// the disk may have, though they were given up. Owned as block is.
+	skip uint64
 
 	unsettled atomic.Bool
 	rollback  atomic.Bool // block says that a rollback was asked for
@@ -43,6 +52,7 @@ type logRequest struct {
 	shadows [2]int64 // new blocks for the shadows, or 0
 
 	rollback bool // the checkpoint is to be rolled back
+	cut      bool // blocks go out of the reserve, because they are to be written
 
 	failures int64 // flushes that had failed before the first copy was written
 
@@ -147,7 +157,7 @@ type fullBlock struct {
 // write makes one batch durable and says in each request how that went.
 func (w *logWriter) write(batch []*logRequest) {
 	next := clone(w.block)
-	next.Ext.Generation++
+	next.Ext.Generation += 1 + w.skip
 	var full []fullBlock
 	added := make([]*logRequest, 0, len(batch))
 	failures := w.engine.flushFailures.Load()
@@ -170,8 +180,10 @@ func (w *logWriter) write(batch []*logRequest) {
 	w.engine.mu.Lock()
 	next.Ext.Reserve = w.engine.reserveRunsLocked()
 	w.engine.mu.Unlock()
+	next.Ext.Unproven = w.skip == 0 && provable(w.block, next, added)
 	written, err := w.put(next, full, failures)
 	if written {
+		w.skip = 0
 		w.engine.keep(full)
 		w.block = next
 		w.sequence.Store(next.Sequence)
@@ -179,6 +191,7 @@ func (w *logWriter) write(batch []*logRequest) {
 		w.rollback.Store(next.Ext.RollbackRequested) // after unsettled, see RequestRollback
 		w.batches.Add(1)
 	} else {
+		w.skip += bowlog.GivenUp
 		for _, f := range full {
 			w.engine.giveBack(f.at)
 		}
@@ -186,6 +199,23 @@ func (w *logWriter) write(batch []*logRequest) {
 	for _, req := range added {
 		req.written, req.err = written, err
 	}
+}
+
+// provable tells whether next, which has the requests added in addition to block, may
+// be written together with their copies: nothing is changed but that entries with a
+// checksum are added.
+func provable(block, next *bowlog.Block, added []*logRequest) bool {
+	for _, req := range added {
+		if req.cut || req.rollback || req.sector0 != 0 || req.shadows != [2]int64{} {
+			return false
+		}
+		for _, e := range req.entries {
+			if e.Checksum == 0 {
+				return false
+			}
+		}
+	}
+	return next.Sequence == block.Sequence
 }
 
 // giveBack makes one reserved extent free again.
@@ -207,7 +237,7 @@ func (e *Engine) keep(full []fullBlock) {
 }
 
 // put writes the log block next, and the full ones before it. It tells whether
-// next may have reached block 0. failures is the number of flushes that had failed
+// next may be the log from now on. failures is the number of flushes that had failed
 // when the batch began.
 func (w *logWriter) put(next *bowlog.Block, full []fullBlock, failures int64) (written bool, err error) {
 	dev := w.engine.dev
@@ -220,34 +250,21 @@ func (w *logWriter) put(next *bowlog.Block, full []fullBlock, failures int64) (w
 			return false, fmt.Errorf("writing a full log block: %w", err)
 		}
 	}
-	if err := writeShadow(dev, next); err != nil {
+	if err := bowlog.WriteShadow(dev, next); err != nil {
 		return false, err
 	}
-	if err := w.engine.flush(failures); err != nil {
-		return false, fmt.Errorf("flushing the copies: %w", err)
+	if !next.Ext.Unproven {
+		if err := w.engine.flush(failures); err != nil {
+			return false, fmt.Errorf("flushing the copies: %w", err)
+		}
 	}
-	if err := bowlog.Write(dev, next); err != nil {
+	err = bowlog.Write(dev, next)
+	if err != nil {
 		w.engine.flushFailed()
-		return true, err
+	} else {
+		err = w.engine.noFailureSince(failures)
 	}
-	return true, w.engine.noFailureSince(failures)
-}
-
-// writeShadow writes b to the shadow whose turn it is. Where a block is written
-// as a whole or not at all, there is no need.
-func writeShadow(dev blockdev.Device, b *bowlog.Block) error {
-	if dev.BlockSize() >= b.BlockSize {
-		return nil
-	}
-	buf := blockdev.Buffer(b.BlockSize)
-	if err := b.Marshal(buf); err != nil {
-		return err
-	}
-	at := b.Ext.Shadows[b.Ext.Generation%2]
-	if _, err := dev.WriteAt(buf, int64(at)*blockdev.SectorSize); err != nil {
-		return fmt.Errorf("writing the shadow of the log block: %w", err)
-	}
-	return nil
+	return err == nil || !next.Ext.Unproven, err
 }
 
 // add puts the entries of req into b. When b becomes full, its content is
@@ -328,22 +345,9 @@ func merge(b *bowlog.Block, entry bowlog.Entry) bool {
 	if last.Source < last.Dest+size && last.Dest < last.Source+size {
 		return false
 	}
-	// The checksum of the bytes of entry began with its own seed; what is
-	// wanted is that it had begun with the checksum so far. As there is no
-	// inversion, checksums are linear, and the difference is the checksum of as
-	// many zeros begun with the difference of the two seeds.
-	diff := bowlog.Seed(entry.Source, b.BlockSize) ^ last.Checksum
-	for n := entry.Size; n > 0; {
-		k := min(n, uint32(len(zeros)))
-		diff = bowlog.Checksum(diff, zeros[:k])
-		n -= k
-	}
-	last.Checksum = entry.Checksum ^ diff
-	last.Size += entry.Size
+	bowlog.Extend(last, entry, b.BlockSize)
 	return true
 }
-
-var zeros [64 << 10]byte
 
 // clone copies b so that the copy can be changed without b.
 func clone(b *bowlog.Block) *bowlog.Block {

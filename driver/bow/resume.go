@@ -9,7 +9,7 @@ import (
 )
 
 // resume makes a new engine one in state Checkpoint, with the checkpoint whose log
-// block in force is head.
+// block in force, as proven, is head.
 //
 // Everything follows from the device. What the log names as a source and was in
 // use has a backup; what holds a copy now is a Backup; what else was in use has
@@ -43,8 +43,8 @@ func (e *Engine) resume(head *bowlog.Block, old *memory) error {
 	if err := e.readLogLocked(head, old); err != nil {
 		return fmt.Errorf("%s of %s: %w", head.Ext.Checkpoint, head.Ext.Opened.Format(time.RFC3339), err)
 	}
-	// Block 0 may be torn, and the log block the shadow.
-	if err := bowlog.Write(e.dev, head); err != nil {
+	head, err := bowlog.Settle(e.dev, head)
+	if err != nil {
 		return err
 	}
 	e.enterCheckpointLocked(head)

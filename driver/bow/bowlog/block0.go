@@ -11,12 +11,14 @@ import (
 // maxBlockSize is the largest block that a log may have, bytes.
 const maxBlockSize = 4096
 
-// Load reads the log block in force from dev: block 0, or, if that is torn, the
-// whole shadow of the same checkpoint and generation, or of the next one. The block is validated against
-// the size of dev. Load writes nothing.
+// Load reads the log block in force from dev: block 0, or, if that is torn, its
+// shadow. The block is validated against the size of dev. Load writes nothing.
+//
+// If the block is unproven (Extension.Unproven), the one in force may be the one
+// before it: see Prove, which needs to read more.
 //
 // Errors wrap ErrNoLog if dev has no log, ErrUnsupported, ErrTorn (block 0 is
-// torn and no shadow is whole) or ErrCorrupt, or are I/O errors.
+// torn and no shadow fits) or ErrCorrupt, or are I/O errors.
 func Load(dev blockdev.Device) (*Block, error) {
 	unit := max(dev.BlockSize(), blockdev.SectorSize)
 	buf := blockdev.Buffer(int(min(dev.Size(), int64(max(maxBlockSize, unit)))))
@@ -30,48 +32,41 @@ func Load(dev blockdev.Device) (*Block, error) {
 	if !errors.Is(err, ErrTorn) {
 		return nil, fmt.Errorf("block 0: %w", err)
 	}
-	torn := err
-	if err := b.Validate(dev.Size()); err != nil {
-		return nil, err
+	if verr := b.Validate(dev.Size()); verr != nil {
+		return nil, verr
 	}
-	var best *Block
-	for _, sector := range b.Ext.Shadows {
-		s, err := loadShadow(dev, b, sector)
-		if err != nil {
-			torn = fmt.Errorf("%w; shadow at sector %d: %w", torn, sector, err)
-			continue
-		}
-		// One of the same generation as the header was flushed before the
-		// header was written. The next one may be a write that was given up.
-		if best == nil || s.Ext.Generation == b.Ext.Generation {
-			best = s
-		}
+	s, serr := loadShadow(dev, b, b.Ext.Generation)
+	if errors.Is(serr, errNotThere) && b.unproven() {
+		// The header arrived and the shadow did not: the flush of both did not end.
+		s, serr = loadShadow(dev, b, b.Ext.Generation-1)
 	}
-	if best == nil {
-		return nil, fmt.Errorf("block 0: %w", torn)
+	if serr != nil {
+		return nil, fmt.Errorf("block 0: %w; %w", err, serr)
 	}
-	return best, nil
+	return s, nil
 }
 
-// loadShadow reads the second copy at sector of the log block whose header, in
-// block 0, is head.
-func loadShadow(dev blockdev.Device, head *Block, sector uint64) (*Block, error) {
+// errNotThere says that where a shadow is to be something else is.
+var errNotThere = errors.New("no such shadow")
+
+// loadShadow reads the log block of the given generation from its shadow. head is the
+// log block in block 0, or its header. If that one is not there, as a whole, the error
+// wraps errNotThere.
+func loadShadow(dev blockdev.Device, head *Block, generation uint64) (*Block, error) {
+	sector := head.Ext.Shadows[generation%2]
 	if sector == 0 {
-		return nil, ErrNoLog
+		return nil, fmt.Errorf("%w: the header names none", errNotThere)
 	}
 	s, err := ReadBlock(dev, sector, head.BlockSize)
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrNoLog), errors.Is(err, ErrUnsupported), errors.Is(err, ErrTorn), errors.Is(err, ErrCorrupt):
+		return nil, fmt.Errorf("%w: %w", errNotThere, err)
+	case err != nil:
 		return nil, err
-	}
-	if s.Ext == nil || s.Ext.Checkpoint != head.Ext.Checkpoint || s.Ext.Phase != PhaseOpen {
-		return nil, fmt.Errorf("%w: of another checkpoint", ErrNoLog)
-	}
-	// The write that tore block 0 was of the generation in its header, if that
-	// arrived, or else of the next one. An older shadow lacks entries whose
-	// blocks may have been overwritten; a newer one may name copies that never
-	// arrived.
-	if g := s.Ext.Generation; g != head.Ext.Generation && g != head.Ext.Generation+1 {
-		return nil, fmt.Errorf("%w: generation %d does not follow %d", ErrNoLog, g, head.Ext.Generation)
+	case s.Ext == nil || s.Ext.Checkpoint != head.Ext.Checkpoint || s.Ext.Phase != PhaseOpen || s.Partial:
+		return nil, fmt.Errorf("%w: log block at sector %d is of another checkpoint", errNotThere, sector)
+	case s.Ext.Generation != generation:
+		return nil, fmt.Errorf("%w: log block at sector %d is of generation %d, not %d", errNotThere, sector, s.Ext.Generation, generation)
 	}
 	return s, s.Validate(dev.Size())
 }
@@ -94,8 +89,21 @@ func ReadBlock(dev blockdev.Device, sector uint64, blockSize int) (*Block, error
 	return b, nil
 }
 
-// Write puts b in force: it writes it to block 0 and flushes. The shadow must
-// have been written and flushed before, unless a block is atomic on dev.
+// WriteShadow writes b to the shadow of its generation. The caller flushes.
+func WriteShadow(dev blockdev.Device, b *Block) error {
+	buf := blockdev.Buffer(b.BlockSize)
+	if err := b.Marshal(buf); err != nil {
+		return err
+	}
+	at := b.Ext.Shadows[b.Ext.Generation%2]
+	if _, err := dev.WriteAt(buf, int64(at)*blockdev.SectorSize); err != nil {
+		return fmt.Errorf("writing the shadow of the log block: %w", err)
+	}
+	return nil
+}
+
+// Write puts b in force: it writes it to block 0 and flushes. Its shadow and all that
+// it names must be durable; or b is unproven, and then they must be written.
 func Write(dev blockdev.Device, b *Block) error {
 	buf := blockdev.Buffer(b.BlockSize)
 	if err := b.Marshal(buf); err != nil {
@@ -150,8 +158,8 @@ func GiveBack(dev blockdev.Device, b *Block, content uint64) error {
 	return writeFlush(dev, buf, 0)
 }
 
-// MarkHalfRestored says in block 0 that the content of dev, whose log b is, is
-// being put back: from then on it is neither the current one nor that of the
+// MarkHalfRestored says in block 0 that the content of dev, whose log b is (proven),
+// is being put back: from then on it is neither the current one nor that of the
 // checkpoint, and only restoring makes sense. It is the mark that Android's tool
 // makes, with all entries still to be undone.
 func MarkHalfRestored(dev blockdev.Device, b *Block) error {
@@ -160,7 +168,8 @@ func MarkHalfRestored(dev blockdev.Device, b *Block) error {
 	}
 	// Block 0 may be torn and b a shadow. When all of b is there, the mark
 	// changes no more than the first sector.
-	if err := Write(dev, b); err != nil {
+	b, err := Settle(dev, b)
+	if err != nil {
 		return err
 	}
 	marked := *b

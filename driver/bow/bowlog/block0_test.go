@@ -152,8 +152,9 @@ func TestShadowsThatDoNotFit(t *testing.T) {
 		loads  bool
 	}{
 		{"of the same generation", func(b *bowlog.Block) {}, true},
-		{"of the next", func(b *bowlog.Block) { b.Ext.Generation++ }, true},
-		{"too old", func(b *bowlog.Block) { b.Ext.Generation-- }, false},
+		{"of the next", func(b *bowlog.Block) { b.Ext.Generation++ }, false},
+		{"of the one before", func(b *bowlog.Block) { b.Ext.Generation-- }, false},
+		{"too old", func(b *bowlog.Block) { b.Ext.Generation -= 2 }, false},
 		{"too new", func(b *bowlog.Block) { b.Ext.Generation += 2 }, false},
 		{"of another checkpoint", func(b *bowlog.Block) { b.Ext.Checkpoint[0]++ }, false},
 		{"outside the device", func(b *bowlog.Block) { b.Entries[0].Dest = diskSize }, false},
@@ -165,6 +166,7 @@ func TestShadowsThatDoNotFit(t *testing.T) {
 			put(t, d, b, 0)
 			d.data[int(d.data[6])+6] ^= 1 // in the entry
 			test.change(b)
+			put(t, d, b, shadow0)
 			put(t, d, b, shadow1)
 			got, err := bowlog.Load(d)
 			switch {

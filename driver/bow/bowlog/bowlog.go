@@ -42,7 +42,8 @@
 //	36      u32      header_crc    CRC-32C of the header_size bytes of the header, this field as zero
 //	40      u32      entries_crc   CRC-32C of the count·24 bytes of the entries
 //	44      u32      flags         bit 0: a rollback was asked for; bit 1: to be committed
-//	                               when there is no space for backups; the others are zero
+//	                               when there is no space for backups; bit 2: unproven,
+//	                               see Prove; the others are zero
 //	48      u64      shadow[0]     sector of a second copy of the log block
 //	56      u64      shadow[1]     the same; they are written in turn; 0 = none
 //	64      i64      opened        instant of the checkpoint, nanoseconds since 1970-01-01 UTC
@@ -66,10 +67,21 @@
 // device (blockdev.Device.BlockSize), 512 bytes at the least, and the whole
 // header fits in it. So the header is always old or new, and header_crc proves
 // it; entries_crc tells whether the rest of the block belongs to it. Each log
-// block is written and flushed to a shadow before it is written to block 0. So
-// when block 0 is torn, the log is the whole shadow of the same checkpoint whose
-// generation is that of the header in block 0, or the next one (Load). When block 0 is whole, it is the log, also if a shadow is newer:
-// the copies that a newer one names may not have reached the disk.
+// block is written to a shadow as well, those of even generations to shadow[0] and
+// those of odd ones to shadow[1]. So when block 0 is torn, the log is the whole
+// shadow of the same checkpoint with the generation in the header of block 0 (Load).
+//
+// # Two flushes, or one
+//
+// The safe order is: copies and shadow; flush; log block in block 0; flush; and only
+// then what was copied may be overwritten. A log block that says that it is unproven
+// was written together with the copies and with its shadow, and all of that was
+// flushed once. After a crash before the end of that flush, any of it may be missing.
+// But then nothing has been overwritten yet, and the log block before it, whose
+// shadow is at another place and was flushed then, is as right as it was. So it is
+// enough to find out whether the copies are there, by their checksums (Prove). Only
+// entries with a checksum are added in this way, the log stays in the same block, and
+// nothing else that the header names moves.
 //
 // # A half-restored device
 //
@@ -195,7 +207,8 @@ type Extension struct {
 	Phase             Phase
 	RollbackRequested bool
 	CommitWhenFull    bool      // rather than fail writes
-	Shadows           [2]uint64 // sectors; 0 = none
+	Unproven          bool      // written together with the copies that it adds, see Prove
+	Shadows           [2]uint64 // sectors, of the even and the odd generations; 0 = none
 	Opened            time.Time
 	Checkpoint        ID
 	Generation        uint64
@@ -287,6 +300,9 @@ func (b *Block) Marshal(buf []byte) error {
 		if x.CommitWhenFull {
 			flags |= flagCommitWhenFull
 		}
+		if x.Unproven {
+			flags |= flagUnproven
+		}
 		le.PutUint32(buf[44:], flags)
 		le.PutUint64(buf[48:], x.Shadows[0])
 		le.PutUint64(buf[56:], x.Shadows[1])
@@ -308,6 +324,9 @@ func (b *Block) Marshal(buf []byte) error {
 const (
 	flagRollback       = 1 << 0
 	flagCommitWhenFull = 1 << 1
+	flagUnproven       = 1 << 2
+
+	knownFlags = flagRollback | flagCommitWhenFull | flagUnproven
 )
 
 // Unmarshal decodes a log block from buf, which begins with it and may be
@@ -406,6 +425,7 @@ func (b *Block) unmarshalExt(buf []byte, hs int) error {
 		Phase:             Phase(le.Uint16(buf[34:])),
 		RollbackRequested: flags&flagRollback != 0,
 		CommitWhenFull:    flags&flagCommitWhenFull != 0,
+		Unproven:          flags&flagUnproven != 0,
 		Shadows:           [2]uint64{le.Uint64(buf[48:]), le.Uint64(buf[56:])},
 		Opened:            time.Unix(0, int64(le.Uint64(buf[64:]))),
 		Generation:        le.Uint64(buf[88:]),
@@ -416,7 +436,7 @@ func (b *Block) unmarshalExt(buf []byte, hs int) error {
 		x.Reserve[i] = Run{le.Uint64(buf[112+16*i:]), le.Uint64(buf[120+16*i:])}
 	}
 	copy(x.Checkpoint[:], buf[72:88])
-	if flags&^(flagRollback|flagCommitWhenFull) != 0 || x.Phase > PhaseClosing {
+	if flags&^knownFlags != 0 || x.Phase > PhaseClosing {
 		return fmt.Errorf("%w: flags %#x, %s; a newer program wrote it", ErrUnsupported, flags, x.Phase)
 	}
 	b.Ext = x

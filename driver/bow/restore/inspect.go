@@ -71,6 +71,12 @@ func Inspect(dev blockdev.Device) (*Report, error) {
 	if head == nil {
 		return nil, fmt.Errorf("inspecting: %w", err)
 	}
+	if err == nil {
+		var proven *bowlog.Block
+		if proven, err = bowlog.Prove(dev, head); err == nil {
+			head = proven
+		}
+	}
 	r := newReport(dev, head)
 	if err != nil {
 		r.Damage = err.Error()

@@ -84,6 +84,9 @@ func Restore(ctx context.Context, dev blockdev.Device, opts Options) (Result, er
 		r := Result{Phase: phase, PutBack: int64(head.BlockSize)}
 		return r, finish(dev, opts.DryRun)
 	}
+	if head, err = bowlog.Prove(dev, head); err != nil {
+		return Result{}, fmt.Errorf("restoring: %w", err)
+	}
 	p, err := makePlan(ctx, dev, head)
 	if err != nil {
 		return Result{}, fmt.Errorf("restoring: %w", err)
