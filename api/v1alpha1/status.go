@@ -55,7 +55,8 @@ type VolumeCheckpointStatus struct {
 	// +optional
 	BackedUp *resource.Quantity `json:"backedUp,omitempty"`
 
-	// What was written since the checkpoint, rounded up to MiB; free space that
+	// What was written since the checkpoint, and what was kept together with it
+	// because it will likely be written too, rounded up to MiB; free space that
 	// was written is part of it and needs no backup.
 	// +optional
 	Changed *resource.Quantity `json:"changed,omitempty"`

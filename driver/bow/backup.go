@@ -21,11 +21,12 @@ type backup struct {
 	current   int64    // block with the live content of block 0 if it is in the range, or 0
 	shadows   [2]bool  // which shadows of the log are in the range
 
-	freed  []extent // Free and Stale blocks of the range: nothing to save
-	cut    []extent // Spare blocks of the range: the log must say first that they are not
-	margin []extent // Spare blocks around those, which go out of the reserve with them
-	copies []copyJob
-	dests  []extent // all blocks reserved, in the order of the list of blocks above
+	neighbours bool     // originals are not only of the range
+	freed      []extent // Free and Stale blocks of the range: nothing to save
+	cut        []extent // Spare blocks of the range: the log must say first that they are not
+	margin     []extent // Spare blocks around those, which go out of the reserve with them
+	copies     []copyJob
+	dests      []extent // all blocks reserved, in the order of the list of blocks above
 
 	newCurrent int64    // where current goes
 	newShadows [2]int64 // where the shadows go
@@ -40,10 +41,18 @@ type copyJob struct {
 // overwrite runs write, which overwrites [off, off+length), after what must be
 // kept of that range has been saved. The caller is in state Checkpoint.
 func (e *Engine) overwrite(off, length int64, write func() error) error {
-	l, b, err := e.lockAndPrepare(off/e.blockSize, (off+length)/e.blockSize)
-	defer e.unlock(l)
+	start, end := off/e.blockSize, (off+length)/e.blockSize
+	l, b, err := e.lockAndPrepare(start, end, true)
+	defer func() { e.unlock(l) }()
 	if err == nil && b != nil {
 		err = e.save(b)
+		if err != nil && b.neighbours {
+			// Perhaps it is one of these that cannot be read.
+			e.unlock(l)
+			if l, b, err = e.lockAndPrepare(start, end, false); err == nil && b != nil {
+				err = e.save(b)
+			}
+		}
 	}
 	if err != nil {
 		if errors.Is(err, ErrNoSpace) {
@@ -54,12 +63,17 @@ func (e *Engine) overwrite(off, length int64, write func() error) error {
 	return write()
 }
 
-// lockAndPrepare locks [start, end) and prepares to overwrite it. The lock is held
-// whether or not there is an error.
-func (e *Engine) lockAndPrepare(start, end int64) (*rangeLock, *backup, error) {
+// lockAndPrepare locks [start, end) and prepares to overwrite it, and to save its
+// neighbours as well if that is wanted and worth it. The lock is held whether or not
+// there is an error.
+func (e *Engine) lockAndPrepare(start, end int64, neighbours bool) (*rangeLock, *backup, error) {
 	for {
-		l := e.lock(start, end)
-		b, moved, err := e.prepare(l)
+		from, to := start, end
+		if neighbours {
+			from, to = e.withNeighbours(start, end)
+		}
+		l := e.lock(from, to)
+		b, moved, err := e.prepare(l, start, end)
 		if !moved {
 			return l, b, err
 		}
@@ -67,23 +81,24 @@ func (e *Engine) lockAndPrepare(start, end int64) (*rangeLock, *backup, error) {
 	}
 }
 
-// prepare finds out what is to be saved of the range of l, reserves the space for
-// it, and makes what was Free Written. It returns nil if there is nothing to save.
+// prepare finds out what is to be saved of [start, end), which is in the range of l,
+// reserves the space for it, and makes what was Free Written. It returns nil if there
+// is nothing to save.
 //
 // Free blocks of the range can become something else until then. If one of them
 // became the place of the live block 0, which l does not hold, it reports that it
 // has moved there, and nothing else has happened.
-func (e *Engine) prepare(l *rangeLock) (b *backup, moved bool, err error) {
+func (e *Engine) prepare(l *rangeLock, start, end int64) (b *backup, moved bool, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for {
-		for e.reservedInLocked(l.start, l.end) {
+		for e.reservedInLocked(start, end) {
 			e.mu.reserved.Wait()
 		}
 		if l.start <= e.mu.sector0 && e.mu.sector0 < l.end && !l.zero {
 			return nil, true, nil
 		}
-		b, err = e.prepareLocked(l.start, l.end)
+		b, err = e.prepareLocked(l, start, end)
 		if !errors.Is(err, ErrNoSpace) || e.mu.types.Total(Reserved.Class()) == 0 {
 			return b, false, err
 		}
@@ -92,7 +107,7 @@ func (e *Engine) prepare(l *rangeLock) (b *backup, moved bool, err error) {
 	}
 }
 
-func (e *Engine) prepareLocked(start, end int64) (*backup, error) {
+func (e *Engine) prepareLocked(l *rangeLock, start, end int64) (*backup, error) {
 	if x := e.mu.types.Get(start); x.End >= end && (x.Value == Changed || x.Value == Written) {
 		return nil, nil
 	}
@@ -112,6 +127,10 @@ func (e *Engine) prepareLocked(start, end int64) (*backup, error) {
 		}
 	}
 	b.moves = e.cutShadowsLocked(b.moves, b)
+	if len(b.originals) > 0 && (l.start < start || end < l.end) && e.roomForAllLocked(end-start) {
+		b.originals = e.extentsLocked(l.start, l.end, Unchanged)
+		b.neighbours = true
+	}
 
 	before := e.typesOfLocked(b.freed)
 	e.setAllLocked(b.freed, Written)

@@ -50,6 +50,9 @@
 // (logWriter). When a request returns an error before the last line, nothing of it has
 // been written.
 //
+// Where there is room, blocks that will likely be overwritten next are backed up
+// together with those that are (neighbours.go).
+//
 // # After a crash
 //
 // Open carries on with an open checkpoint from what is on the device (resume). The

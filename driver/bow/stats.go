@@ -44,7 +44,7 @@ type Stats struct {
 	CommitWhenFull    bool // see CheckpointOptions
 
 	BackedUp   int64 // old content that is kept: what a rollback puts back
-	Changed    int64 // written since the checkpoint, into used and into free blocks
+	Changed    int64 // written since the checkpoint, or backed up with a neighbour that was; used and free blocks
 	BackupUsed int64 // formerly free space that holds copies, old log blocks and shadows
 	Moved      int64 // backups that had to move because the file system wanted their place
 	Stale      int64 // formerly free, and nobody knows whether it was written before the checkpoint was resumed
