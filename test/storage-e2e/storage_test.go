@@ -43,6 +43,7 @@ func TestMain(m *testing.M) {
 		fmt.Println("agnhost", image.GetE2EImage(image.Agnhost))
 		fmt.Println("busybox", image.GetE2EImage(image.BusyBox))
 		fmt.Println("nginx", image.GetE2EImage(image.Nginx))
+		fmt.Println("glibc-dns-testing", image.GetE2EImage(image.GlibcDnsTesting))
 		return
 	}
 	testfiles.AddFileSource(manifests.GetE2ETestingManifestsFS())
