@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/signal"
@@ -41,9 +42,13 @@ What --only selects from:
 				return err
 			}
 			o.Dir, o.Progress = args[0], cmd.ErrOrStderr()
-			// Also when the terminal goes, nothing may be left.
-			ctx, stop := signal.NotifyContext(cmd.Context(), unix.SIGHUP)
-			defer stop()
+			ctx := cmd.Context()
+			if !signal.Ignored(unix.SIGHUP) { // as nohup has it
+				// Also when the terminal goes, nothing may be left.
+				var stop context.CancelFunc
+				ctx, stop = signal.NotifyContext(ctx, unix.SIGHUP)
+				defer stop()
+			}
 			results, err := bench.Run(ctx, o)
 			if err != nil {
 				return err

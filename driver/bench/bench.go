@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -47,12 +48,12 @@ type bench struct {
 
 // sizes say how large things are; tests do with less.
 type sizes struct {
-	image     int64   // bytes of each image that is compared, a multiple of 16 MiB
-	database  int64   // bytes of each image with a PostgreSQL on it
-	scale     int     // of pgbench, 16 MB each
-	extents   int     // free extents of the volume whose map is large
-	volumes   []int64 // bytes of the volumes that show what depends on the size
-	transfers time.Duration
+	image     int64         // bytes of each image that is compared, a multiple of 16 MiB
+	database  int64         // bytes of each image with a PostgreSQL on it
+	scale     int           // of pgbench, 16 MB each
+	extents   int           // free extents of the volume whose map is large
+	volumes   []int64       // bytes of the volumes that show what depends on the size
+	transfers time.Duration // that pgbench runs for one figure, in whole seconds
 }
 
 func usualSizes(run time.Duration) sizes {
@@ -177,6 +178,10 @@ func (b *bench) progress(format string, args ...any) {
 
 // skip notes that something is not measured, and why.
 func (b *bench) skip(what, why string) {
-	b.progress("not measured: %s: %s", what, why)
-	b.results.skipped = append(b.results.skipped, what+": "+why)
+	line := what + ": " + why
+	if slices.Contains(b.results.skipped, line) {
+		return // in an earlier round
+	}
+	b.progress("not measured: %s", line)
+	b.results.skipped = append(b.results.skipped, line)
 }

@@ -94,7 +94,7 @@ func newBench(t *testing.T) *bench {
 		Options: Options{Program: program, Dir: dir, Rounds: 1, Progress: logWriter{t}},
 		sizes: sizes{
 			image: 128 * mib, database: 512 * mib, scale: 1, extents: 10_000,
-			volumes: []int64{1 << 30, 16 << 40},
+			volumes: []int64{1 << 30, 16 << 40}, transfers: time.Second,
 		},
 		run: 100 * time.Millisecond,
 	}

@@ -55,17 +55,24 @@ func (b *bench) measureExtents(ctx context.Context, image string, stretch int64)
 	if err := m.Checkpoint(ctx); err != nil {
 		return err
 	}
-	// All copies and the log need some of the pieces.
+	// Copies and the log take some of the pieces.
 	w := work{rw: "randwrite", blockSize: blockSize, depth: 32}
 	if _, err := fio(ctx, m.device, w, region{1 << 39, 1 << 30}, b.run/2, true); err != nil {
 		return err
+	}
+	v, err := m.status(ctx)
+	if err != nil {
+		return err
+	}
+	if v.Open == nil || v.Open.BackedUp == 0 || v.Open.OutOfSpace != 0 {
+		return fmt.Errorf("the checkpoint is %v: this is not the work that was to be measured", v.Open)
 	}
 	if err := pause(ctx, time.Second); err != nil {
 		return err
 	}
 	key := "memory-extents"
-	work := fmt.Sprintf("memory, volume of 1 TiB with %d free extents", b.extents)
-	if err := b.addMemory(m, key, work, 0, "VmRSS"); err != nil {
+	what := fmt.Sprintf("memory, volume of 1 TiB with %d free extents", b.extents)
+	if err := b.addMemory(m, key, what, 0, "VmRSS"); err != nil {
 		return err
 	}
 	if err := b.addMemory(m, key+"-anonymous", "of that not backed by files", goalMemoryExtents, "RssAnon"); err != nil {
