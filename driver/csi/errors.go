@@ -21,6 +21,8 @@ var codeOf = []struct {
 	{volume.ErrRollbackPending, codes.Aborted},
 	{volume.ErrEngineDown, codes.Unavailable},
 	{volume.ErrDamaged, codes.DataLoss},
+	{volume.ErrIncompatible, codes.AlreadyExists},
+	{volume.ErrUnsupported, codes.FailedPrecondition},
 	{volume.ErrPublished, codes.FailedPrecondition},
 	{volume.ErrInUse, codes.FailedPrecondition},
 	{volume.ErrCheckpointOpen, codes.FailedPrecondition},

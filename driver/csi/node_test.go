@@ -148,6 +148,8 @@ func TestErrorCodes(t *testing.T) {
 		volume.ErrBusy:            codes.Aborted,
 		volume.ErrRollbackPending: codes.Aborted,
 		volume.ErrInUse:           codes.FailedPrecondition,
+		volume.ErrIncompatible:    codes.AlreadyExists,
+		volume.ErrUnsupported:     codes.FailedPrecondition,
 		volume.ErrPublished:       codes.FailedPrecondition,
 		volume.ErrNotStaged:       codes.FailedPrecondition,
 		volume.ErrNoSpace:         codes.ResourceExhausted,

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/bowline-csi/bowline/driver/engine/enginepb"
 	"github.com/bowline-csi/bowline/driver/filesystem"
 )
 
@@ -38,7 +40,7 @@ func (m *Manager) Publish(ctx context.Context, o PublishOptions) error {
 	if o.Block && o.ReadOnly {
 		// A read-only mount of a device node does not keep anybody from
 		// writing to the device.
-		return fmt.Errorf("volume %s: a block device cannot be published read-only: %w", o.ID, ErrInvalid)
+		return fmt.Errorf("volume %s: a block device cannot be published read-only: %w", o.ID, ErrUnsupported)
 	}
 	s, err := m.enter(ctx, o.ID)
 	if err != nil {
@@ -89,7 +91,7 @@ func (m *Manager) Publish(ctx context.Context, o PublishOptions) error {
 		if whole, _, err := filesystem.MountedAt(source); err == nil && whole.ReadOnly && !o.ReadOnly {
 			return nil
 		}
-		return fmt.Errorf("volume %s: it is published at %s already, with other rights to write: %w", o.ID, target, ErrInvalid)
+		return fmt.Errorf("volume %s: it is published at %s already, with other rights to write: %w", o.ID, target, ErrIncompatible)
 	}
 	if err := m.releaseTarget(ctx, o.ID, target); err != nil {
 		return err
@@ -102,6 +104,31 @@ func (m *Manager) Publish(ctx context.Context, o PublishOptions) error {
 	}
 	m.changed(o.ID)
 	return nil
+}
+
+// compatible refuses to use a volume raw while its file system is mounted, or that
+// while somebody has it raw: each would change the other's blocks. What is not
+// mounted at the paths of this request makes it ErrInUse.
+func (m *Manager) compatible(p place, v *enginepb.Volume, o StageOptions) error {
+	look, as := filesystem.Binds, "raw"
+	if o.Block {
+		look, as = filesystem.Mounts, "with its file system"
+	}
+	all, err := look(v.Device)
+	if err != nil {
+		return fmt.Errorf("volume %s: %w", p.id, err)
+	}
+	kind := ErrInUse
+	users := m.others(all, v.Device, "")
+	if i := slices.IndexFunc(users, func(u filesystem.MountPoint) bool {
+		return u.Path == o.StagingPath || u.Path == p.target
+	}); i >= 0 {
+		kind, users = ErrIncompatible, users[i:]
+	}
+	if len(users) == 0 {
+		return nil
+	}
+	return fmt.Errorf("volume %s: it is used %s at %s: %w", p.id, as, users[0].Path, kind)
 }
 
 // Unpublish takes away what Publish made. If it was the last user of a volume
@@ -190,11 +217,15 @@ func (m *Manager) users(device, staging string) ([]filesystem.MountPoint, error)
 	if err != nil {
 		return nil, err
 	}
-	var users []filesystem.MountPoint
-	for _, mnt := range append(mounts, binds...) {
+	return m.others(append(mounts, binds...), device, staging), nil
+}
+
+// others returns those mounts that are users; see there.
+func (m *Manager) others(mounts []filesystem.MountPoint, device, staging string) (users []filesystem.MountPoint) {
+	for _, mnt := range mounts {
 		if mnt.Path != staging && mnt.Path != device && !strings.HasPrefix(mnt.Path, m.privateDir()+"/") {
 			users = append(users, mnt)
 		}
 	}
-	return users, nil
+	return users
 }

@@ -119,6 +119,9 @@ func (m *Manager) stage(ctx context.Context, p place, o StageOptions) (*enginepb
 	if err != nil {
 		return nil, err
 	}
+	if err := m.compatible(p, v, o); err != nil {
+		return nil, err
+	}
 	if o.Block {
 		return v, m.handOut(ctx, p, "")
 	}
@@ -196,10 +199,12 @@ func (m *Manager) mountAt(ctx context.Context, p place, v *enginepb.Volume, targ
 		return err
 	}
 	defer held.Close()
-	_, device, err := filesystem.MountedAt(target)
+	there, device, err := filesystem.MountedAt(target)
 	switch {
+	case err == nil && device == v.Device && fsType != "" && fsType != there.Type:
+		return fmt.Errorf("volume %s: %s is asked for and %s is mounted at %s: %w", p.id, fsType, there.Type, target, ErrIncompatible)
 	case err == nil && device == v.Device:
-		return m.handOut(ctx, p, fsType)
+		return m.handOut(ctx, p, there.Type)
 	case err == nil:
 		return fmt.Errorf("volume %s: %s is mounted at %s already: %w", p.id, device, target, ErrInvalid)
 	case !errors.Is(err, filesystem.ErrNotMounted):
@@ -212,7 +217,7 @@ func (m *Manager) mountAt(ctx context.Context, p place, v *enginepb.Volume, targ
 	switch {
 	case content.Kind == filesystem.Filesystem:
 		if fsType != "" && content.Type != fsType {
-			return fmt.Errorf("volume %s: %s is asked for and %s is on it: %w", p.id, fsType, content.Type, ErrInvalid)
+			return fmt.Errorf("volume %s: %s is asked for and %s is on it: %w", p.id, fsType, content.Type, ErrUnsupported)
 		}
 		fsType = content.Type
 	case content.Kind == filesystem.Empty && (p.pool == nil || !p.pool.Used):

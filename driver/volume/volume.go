@@ -53,6 +53,13 @@ var (
 	// ErrInUse: somebody uses the volume.
 	ErrInUse = errors.New("the volume is in use")
 
+	// ErrIncompatible: the volume is at that path already, in another way than is
+	// asked for: with other rights to write, raw, or with another file system.
+	ErrIncompatible = errors.New("the volume is there in another way")
+
+	// ErrUnsupported: the volume can be used, but not in this way.
+	ErrUnsupported = errors.New("the volume cannot be used in this way")
+
 	// ErrPublished: the volume is to have one user only and has another one.
 	ErrPublished = errors.New("the volume is published to another pod")
 

@@ -71,7 +71,7 @@ func TestStageAndPublish(t *testing.T) {
 			n.end(id, "d")
 			other := o
 			other.FSType = map[string]string{"": "xfs", "ext4": "xfs", "xfs": "ext4"}[fsType]
-			n.want(n.Stage(ctx, other.StageOptions), volume.ErrInvalid)
+			n.want(n.Stage(ctx, other.StageOptions), volume.ErrUnsupported)
 			for range 2 {
 				n.must(n.Delete(ctx, id))
 			}
@@ -101,7 +101,7 @@ func TestBlock(t *testing.T) {
 	}
 	ro := n.options(id, "b")
 	ro.Block, ro.ReadOnly = true, true
-	n.want(n.Publish(ctx, ro), volume.ErrInvalid)
+	n.want(n.Publish(ctx, ro), volume.ErrUnsupported)
 	n.must(f.Close())
 	n.must(n.Unpublish(ctx, id, o.TargetPath))
 	n.must(n.Unstage(ctx, id, o.StagingPath))
@@ -544,6 +544,43 @@ func TestInterruptedExpansion(t *testing.T) {
 	n.end(id, "b")
 	n.wantFile(filepath.Join(n.start(id, "c"), "f"), "old")
 	n.end(id, "c")
+}
+
+// TestIncompatible: what is asked for does not go with how the volume is used.
+func TestIncompatible(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	id := n.create("fs", 64*mib)
+	o, here := n.options(id, "a"), n.options(id, "a")
+	n.start(id, "a")
+	here.ReadOnly = true
+	n.want(n.Publish(ctx, here), volume.ErrIncompatible)
+	n.must(n.Publish(ctx, o))
+	here = o
+	here.FSType = filesystem.XFS
+	n.want(n.Stage(ctx, here.StageOptions), volume.ErrIncompatible)
+	n.want(n.Publish(ctx, here), volume.ErrIncompatible)
+	here = o
+	here.Block = true
+	n.want(n.Stage(ctx, here.StageOptions), volume.ErrIncompatible)
+	n.want(n.Publish(ctx, here), volume.ErrIncompatible)
+	elsewhere := n.options(id, "b")
+	elsewhere.Block, elsewhere.StagingPath = true, n.path("plugin", "other", "globalmount")
+	n.want(n.Publish(ctx, elsewhere), volume.ErrInUse)
+	n.end(id, "a")
+
+	raw := n.create("raw", 64*mib)
+	o = n.options(raw, "a")
+	o.Block = true
+	n.must(n.Stage(ctx, o.StageOptions))
+	n.must(n.Publish(ctx, o))
+	here = o
+	here.Block = false
+	n.want(n.Publish(ctx, here), volume.ErrIncompatible)
+	here.TargetPath = n.options(raw, "b").TargetPath
+	n.want(n.Publish(ctx, here), volume.ErrInUse)
+	n.want(n.Stage(ctx, here.StageOptions), volume.ErrInUse)
+	n.end(raw, "a")
 }
 
 // TestPoolAway: with the disk of the pool away nothing is said of its volumes, and
