@@ -42,6 +42,12 @@ type copyJob struct {
 // kept of that range has been saved. The caller is in state Checkpoint.
 func (e *Engine) overwrite(off, length int64, write func() error) error {
 	start, end := off/e.blockSize, (off+length)/e.blockSize
+	if l, ok := e.nothingToSave(start, end); ok {
+		if l != nil {
+			defer e.unlock(l)
+		}
+		return write()
+	}
 	l, b, err := e.lockAndPrepare(start, end, true)
 	defer func() { e.unlock(l) }()
 	if err == nil && b != nil {
@@ -61,6 +67,33 @@ func (e *Engine) overwrite(off, length int64, write func() error) error {
 		return fmt.Errorf("overwriting [%d, +%d): %w", off, length, err)
 	}
 	return write()
+}
+
+// nothingToSave tells whether [start, end) can be overwritten at once, which is so most
+// of the time: nothing of it has to be saved, and no other request is in the way. It is
+// locked then, if there is a lock; otherwise nothing has happened.
+func (e *Engine) nothingToSave(start, end int64) (*rangeLock, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	x := e.mu.types.Get(start)
+	if start == 0 || x.End < end {
+		return nil, false
+	}
+	switch x.Value {
+	case Changed:
+		return nil, true // as it stays until the checkpoint ends
+	case Written, Free:
+		// It may become free and be given to a copy while the write is under way.
+		l := &rangeLock{start: start, end: end}
+		if !e.mu.locks.tryAcquire(l) {
+			return nil, false
+		}
+		if x.Value == Free {
+			e.mu.types.Set(start, end, Written)
+		}
+		return l, true
+	}
+	return nil, false
 }
 
 // lockAndPrepare locks [start, end) and prepares to overwrite it, and to save its

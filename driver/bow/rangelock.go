@@ -37,9 +37,17 @@ func conflictsAny(l *rangeLock, others []*rangeLock) bool {
 
 // acquire grants l or puts it in the queue, and tells which.
 func (r *rangeLocks) acquire(l *rangeLock) bool {
+	if r.tryAcquire(l) {
+		return true
+	}
+	l.granted = make(chan struct{})
+	r.waiting = append(r.waiting, l)
+	return false
+}
+
+// tryAcquire grants l if that can be done at once, and tells whether it has.
+func (r *rangeLocks) tryAcquire(l *rangeLock) bool {
 	if conflictsAny(l, r.held) || conflictsAny(l, r.waiting) {
-		l.granted = make(chan struct{})
-		r.waiting = append(r.waiting, l)
 		return false
 	}
 	r.held = append(r.held, l)
