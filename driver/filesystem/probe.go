@@ -21,7 +21,8 @@ const (
 	// Other is something that is neither of the rest: partitions, a file system
 	// or volume manager of another kind, several at once, or just bytes.
 	Other Kind = iota
-	// Empty is surely nothing: no signature, and zeros at both ends.
+	// Empty is no file system, partition table or the like: no signature, and zeros
+	// at both ends. There may be data of another kind in between.
 	Empty
 	// Filesystem is an ext2, ext3, ext4 or XFS file system.
 	Filesystem

@@ -24,6 +24,11 @@ type record struct {
 	// is the kubelet's from those of pods.
 	StagingPath string `json:"stagingPath,omitempty"`
 
+	// Formatting is set while a file system is being made on a static volume that
+	// was found blank, so that what mkfs has written is not taken for data when it
+	// is interrupted.
+	Formatting bool `json:"formatting,omitempty"`
+
 	// Frozen is set while the file system is frozen or about to be.
 	Frozen bool `json:"frozen,omitempty"`
 

@@ -185,7 +185,10 @@ func (m *Manager) cleanSlate(ctx context.Context, p place, v *enginepb.Volume) (
 
 // handOut notes that the content of a volume is somebody's from now on.
 func (m *Manager) handOut(ctx context.Context, p place, fsType string) error {
-	if p.pool == nil || p.pool.Used {
+	if p.pool == nil {
+		return m.endFormat(p.id)
+	}
+	if p.pool.Used {
 		return nil
 	}
 	return m.pool.MarkUsed(ctx, p.id, fsType)
@@ -224,8 +227,8 @@ func (m *Manager) mountAt(ctx context.Context, p place, v *enginepb.Volume, targ
 		if fsType == "" {
 			fsType = filesystem.Ext4
 		}
-		if err := filesystem.Make(ctx, v.Device, fsType); err != nil {
-			return fmt.Errorf("volume %s: %w", p.id, err)
+		if err := m.format(ctx, p, v, fsType); err != nil {
+			return err
 		}
 	default:
 		return fmt.Errorf("volume %s: a file system is expected on it, and there is: %s; nothing was changed: %w", p.id, content, ErrDamaged)
@@ -274,6 +277,10 @@ func (m *Manager) Unstage(ctx context.Context, id, stagingPath string) error {
 	}
 	defer s.leave()
 	m.thaw(id, s)
+	// From now on others may write to a device of theirs.
+	if err := m.endFormat(id); err != nil {
+		return err
+	}
 	staging, err := realPath(stagingPath)
 	if errors.Is(err, os.ErrNotExist) {
 		staging, err = filepath.Clean(stagingPath), nil

@@ -134,10 +134,11 @@ type slot struct {
 	// sem is held by the operation under way: one token.
 	sem chan struct{}
 
-	// Both guarded by sem, and rollback also by Manager.mu where it is written.
+	// All guarded by sem, and rollback also by Manager.mu where it is written.
 	frozen   *frozen
 	prepared string // uid of a checkpoint for which free space is known
 	rollback *rollback
+	search   *search // for data on a device that seems to be blank
 }
 
 // Ref names a volume.
