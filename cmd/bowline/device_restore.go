@@ -148,9 +148,15 @@ func (o *deviceOptions) restore(cmd *cobra.Command, path string, dryRun bool) er
 	}
 	bar := newProgressBar(cmd.ErrOrStderr())
 	began := time.Now()
-	return o.openBare(cmd.Context(), path, func(dev *blockdev.File) error {
+	return o.openBare(cmd.Context(), path, func(dev *blockdev.File) (err error) {
+		copies, err := dev.Cached()
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, copies.Close()) }()
 		r, err := restore.Restore(cmd.Context(), dev, restore.Options{
 			DryRun:   dryRun,
+			Copies:   copies,
 			Progress: func(p restore.Progress) { bar.show(string(p.Phase), p.Done, p.Total) },
 		})
 		bar.end()

@@ -74,6 +74,21 @@ func Open(path string, flags ...Flag) (*File, error) {
 	return f, nil
 }
 
+// Cached opens f, whatever has become of its path, once more for reading through the
+// page cache. What is read there must not be written through f in the meantime.
+func (f *File) Cached() (*File, error) {
+	c, err := open(fmt.Sprintf("/proc/self/fd/%d", f.fd), ReadOnly|Buffered)
+	if err != nil {
+		return nil, fmt.Errorf("opening %s again: %w", f.path, err)
+	}
+	c.path = f.path
+	// What is cached from before has not been used by anybody since.
+	if err := unix.Fadvise(c.fd, 0, 0, unix.FADV_DONTNEED); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: emptying the cache: %w", f.path, err), c.Close())
+	}
+	return c, nil
+}
+
 func open(path string, flags Flag) (_ *File, err error) {
 	// What is neither a file nor a block device is not even opened: for some
 	// things that alone has an effect, or takes forever.

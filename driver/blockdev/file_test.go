@@ -205,6 +205,37 @@ func TestExclusive(t *testing.T) {
 	}
 }
 
+// TestCached: what is read through the cache is what was written past it, also after
+// the cache had something else, and of the file that was opened.
+func TestCached(t *testing.T) {
+	path := newImage(t, t.TempDir(), imageSize)
+	f := openFile(t, path, blockdev.Exclusive)
+	defer f.Close()
+	if err := os.Rename(path, path+".moved"); err != nil {
+		t.Fatal(err)
+	}
+	p, got := blockdev.Buffer(8192), make([]byte, 8192)
+	for i := range byte(3) {
+		copy(p, bytes.Repeat([]byte{'a' + i}, len(p)))
+		if _, err := f.WriteAt(p, 4096); err != nil {
+			t.Fatal(err)
+		}
+		c, err := f.Cached()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.ReadAt(got, 4096); err != nil || !bytes.Equal(got, p) {
+			t.Errorf("read %q..., %v", got[:4], err)
+		}
+		if _, err := c.WriteAt(p, 0); !errors.Is(err, unix.EROFS) {
+			t.Errorf("writing: %v", err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestReadOnly(t *testing.T) {
 	path := newImage(t, t.TempDir(), imageSize)
 	f := openFile(t, path, blockdev.ReadOnly)

@@ -44,6 +44,11 @@ func restoreAt(ctx context.Context, path string, progress func(restore.Progress)
 	if head.Ext != nil {
 		r.ID = head.Ext.Checkpoint
 	}
-	r.Result, err = restore.Restore(ctx, dev, restore.Options{Progress: progress})
+	copies, err := dev.Cached()
+	if err != nil {
+		return r, err
+	}
+	defer func() { err = errors.Join(err, copies.Close()) }()
+	r.Result, err = restore.Restore(ctx, dev, restore.Options{Progress: progress, Copies: copies})
 	return r, err
 }

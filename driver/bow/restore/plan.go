@@ -13,8 +13,9 @@ import (
 // plan is everything that is to be done, known before anything is done.
 type plan struct {
 	dev       blockdev.Device
-	blockSize int    // of the log, bytes
-	original  uint64 // sector with the content of block 0
+	from      blockdev.Device // the same, to read copies from
+	blockSize int             // of the log, bytes
+	original  uint64          // sector with the content of block 0
 
 	logBlocks, entries    int
 	checkBytes, copyBytes int64

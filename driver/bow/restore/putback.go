@@ -30,7 +30,7 @@ func (p *plan) putBack(ctx context.Context, report func(Progress)) error {
 	} else {
 		slices.SortFunc(rest, byTo.compare)
 	}
-	b := batch{dev: p.dev, data: blockdev.Buffer(int(min(batchSize, p.copyBytes)))}
+	b := batch{dev: p.dev, from: p.from, data: blockdev.Buffer(int(min(batchSize, p.copyBytes)))}
 	for len(rest) > 0 {
 		rest = b.take(rest)
 		if err := b.read(ctx); err != nil {
@@ -73,9 +73,9 @@ func runs(list []bowlog.Copy, s side) int {
 
 // batch is a number of copies that are read, and then written.
 type batch struct {
-	dev   blockdev.Device
-	data  []byte
-	slots []slot
+	dev, from blockdev.Device
+	data      []byte
+	slots     []slot
 }
 
 // slot is a copy and its place in batch.data.
@@ -145,7 +145,7 @@ func (b *batch) read(ctx context.Context) error {
 				*scratch = blockdev.Buffer(int(min(windowSize, b.dev.Size())))
 			}
 			p := (*scratch)[:bytes(t.end-t.start)]
-			if _, err := b.dev.ReadAt(p, bytes(t.start)); err == nil {
+			if _, err := b.from.ReadAt(p, bytes(t.start)); err == nil {
 				for _, s := range t.slots {
 					copy(b.data[s.off:s.off+s.Size], p[bytes(s.From-t.start):])
 				}
@@ -154,7 +154,7 @@ func (b *batch) read(ctx context.Context) error {
 			// Perhaps it is a gap that cannot be read.
 		}
 		for _, s := range t.slots {
-			if _, err := b.dev.ReadAt(b.data[s.off:s.off+s.Size], bytes(s.From)); err != nil {
+			if _, err := b.from.ReadAt(b.data[s.off:s.off+s.Size], bytes(s.From)); err != nil {
 				return fmt.Errorf("reading the copy at sector %d of what belongs at sector %d: %w", s.From, s.To, err)
 			}
 		}

@@ -50,6 +50,12 @@ type Options struct {
 
 	// Progress is called now and then, by one goroutine at a time. May be nil.
 	Progress func(Progress)
+
+	// Copies is the device once more, for reading the copies. They are read
+	// twice, to be verified and to be put back; if Copies is cached, as
+	// blockdev.File.Cached, from the disk only once, as far as the cache reaches.
+	// Nil means the device itself.
+	Copies blockdev.Device
 }
 
 // Result says what Restore did, or would have done.
@@ -90,6 +96,9 @@ func Restore(ctx context.Context, dev blockdev.Device, opts Options) (Result, er
 	p, err := makePlan(ctx, dev, head)
 	if err != nil {
 		return Result{}, fmt.Errorf("restoring: %w", err)
+	}
+	if p.from = opts.Copies; p.from == nil {
+		p.from = dev
 	}
 	r := Result{
 		HalfRestored: head.Partial,

@@ -89,7 +89,7 @@ func (p *plan) verifyWindow(ctx context.Context, m *meter, list []check, buf []b
 	if len(list) == 1 {
 		return one(list[0])
 	}
-	r := runReader{dev: p.dev, buf: buf, base: base}
+	r := runReader{dev: p.from, buf: buf, base: base}
 	for _, c := range list {
 		r.want(c.at, int64(c.entry.Size))
 	}
@@ -122,7 +122,7 @@ func (p *plan) verifyPieces(ctx context.Context, m *meter, c check, pieces []bow
 				return err
 			}
 			part := buf[:min(piece.Size-done, windowSize)]
-			if _, err := p.dev.ReadAt(part, bytes(piece.Sector)+done); err != nil {
+			if _, err := p.from.ReadAt(part, bytes(piece.Sector)+done); err != nil {
 				return fmt.Errorf("%w: %v: reading what is at sector %d now: %w", ErrDamaged, c, piece.Sector, err)
 			}
 			crc = bowlog.Checksum(crc, part)
