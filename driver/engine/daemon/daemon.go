@@ -24,6 +24,7 @@ import (
 
 	"github.com/bowline-csi/bowline/driver/engine"
 	"github.com/bowline-csi/bowline/driver/keeper"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 )
 
@@ -45,7 +46,25 @@ func Supervise(ctx context.Context, socket string, args []string, log *slog.Logg
 		return fmt.Errorf("listening at %s: %w", socket, err)
 	}
 	defer f.Close()
+	// What starts on this thread inherits what it is.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := becomeFlusher(); err != nil {
+		log.Warn("when memory is short, the process that serves may wait for what only it can write", "error", err)
+	}
 	return keeper.Run(keeper.Config{Args: args, Files: []*os.File{f}, Stop: ctx.Done(), Log: log})
+}
+
+// becomeFlusher makes the calling thread, and every process that it starts with all
+// threads of that, one that does not wait for dirty pages to be written when it needs
+// memory. The workers of an export are so by themselves; but any other thread of the
+// process that waits for them, in a page fault, holds what they need: the memory map,
+// or the garbage collector that stops the world. It needs CAP_SYS_RESOURCE.
+func becomeFlusher() error {
+	if err := unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("becoming a flusher of dirty pages: %w", err)
+	}
+	return nil
 }
 
 // endInterval is how often a server that is to end looks whether volumes are in

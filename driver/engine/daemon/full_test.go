@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -36,7 +37,15 @@ func newHost(t *testing.T) *host {
 	h := &host{t: t, dir: t.TempDir()}
 	image := sparse(t, t.TempDir(), hostSize)
 	mustRun(t, "mkfs.ext4", "-q", "-m", "0", image)
-	mustRun(t, "mount", "-o", "loop", image, h.dir)
+	// Not with the option loop, which looks at all loop devices there are, those of
+	// other tests among them that do not answer for a while.
+	out, err := exec.Command("losetup", "--find", "--show", image).Output()
+	if err != nil {
+		t.Fatalf("losetup: %v", err)
+	}
+	device := strings.TrimSpace(string(out))
+	defer mustRun(t, "losetup", "--detach", device) // when it is not mounted any more
+	mustRun(t, "mount", device, h.dir)
 	t.Cleanup(func() {
 		if h.ballast != nil {
 			_ = h.ballast.Close()

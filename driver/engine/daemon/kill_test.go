@@ -50,7 +50,15 @@ func mount(t *testing.T, kind string) *mounted {
 // mountOn is mount with an image, or a device, that is there.
 func mountOn(t *testing.T, kind, image string) *mounted {
 	t.Helper()
-	m := &mounted{testEngine: start(t), image: image, dir: t.TempDir()}
+	return start(t).mount(kind, image)
+}
+
+// mount attaches an image, makes a file system of the given kind on it and mounts
+// that. At the end it is unmounted and detached.
+func (e *testEngine) mount(kind, image string) *mounted {
+	t := e.t
+	t.Helper()
+	m := &mounted{testEngine: e, image: image, dir: t.TempDir()}
 	m.attach()
 	t.Cleanup(m.remove)
 	mustRun(t, "mkfs."+kind, "-q", m.device)

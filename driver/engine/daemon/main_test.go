@@ -61,11 +61,21 @@ type testEngine struct {
 // start starts an engine, which has to end without an error when the test does.
 func start(t *testing.T) *testEngine {
 	t.Helper()
+	return startWith(t, exec.Command)
+}
+
+// startWith is start with processes that are made by command.
+func startWith(t *testing.T, command func(name string, args ...string) *exec.Cmd) *testEngine {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, for FUSE and loop devices")
 	}
 	e := &testEngine{t: t, socket: filepath.Join(t.TempDir(), "engine.sock"), ended: make(chan error, 1)}
-	e.keeper = exec.Command("/proc/self/exe", superviseArg, e.socket)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.keeper = command(self, superviseArg, e.socket)
 	e.keeper.Stderr = os.Stderr
 	if err := e.keeper.Start(); err != nil {
 		t.Fatal(err)
