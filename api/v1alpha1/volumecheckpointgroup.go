@@ -8,6 +8,9 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // nodes. It makes a VolumeCheckpoint for each claim, and one desired state
 // holds for all.
 //
+// A raw block volume cannot be frozen: what is written to it around that
+// instant may be in its checkpoint or not.
+//
 // The claims are those that match when all of them are bound and the group
 // begins; claims made later do not belong to it. Deleting a group commits
 // its checkpoints. If one of them ends by itself, the others are committed

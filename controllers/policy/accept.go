@@ -85,7 +85,7 @@ func Accept(c *v1alpha1.VolumeCheckpoint, s Surroundings) Verdict {
 	}
 	message := ""
 	if mode := volume.Spec.VolumeMode; mode != nil && *mode == corev1.PersistentVolumeBlock {
-		message = "the volume is a raw block device: only what its user discards is free for backups"
+		message = "the volume is a raw block device: only what its user discards is free for backups, and it cannot be frozen, so it does not share the instant of a group"
 	}
 	return Verdict{
 		Reason: v1alpha1.ReasonAccepted, Message: message,

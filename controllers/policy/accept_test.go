@@ -72,7 +72,7 @@ func TestAccept(t *testing.T) {
 		message string
 	}{
 		"all is well":         {reason: v1alpha1.ReasonAccepted},
-		"raw block":           {change: func(s *Surroundings) { s.Volume.Spec.VolumeMode = &block }, reason: v1alpha1.ReasonAccepted, message: "what its user discards"},
+		"raw block":           {change: func(s *Surroundings) { s.Volume.Spec.VolumeMode = &block }, reason: v1alpha1.ReasonAccepted, message: "what its user discards is free for backups, and it cannot be frozen"},
 		"no claim":            {change: func(s *Surroundings) { s.Claim = nil }, reason: v1alpha1.ReasonClaimNotFound, message: `no claim "data"`},
 		"claim being deleted": {change: func(s *Surroundings) { s.Claim.DeletionTimestamp = &metav1.Time{Time: noon} }, reason: v1alpha1.ReasonClaimDeleted},
 		"claim not bound":     {change: func(s *Surroundings) { s.Claim.Status.Phase = corev1.ClaimPending }, reason: v1alpha1.ReasonClaimNotBound, message: "it is Pending"},
