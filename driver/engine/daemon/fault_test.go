@@ -30,6 +30,14 @@ func mountOnDisk(t *testing.T, kind string) *onDisk {
 	return &onDisk{mounted: mountOn(t, kind, d.device), disk: d}
 }
 
+// kinds are the file systems of a test that makes a volume for each.
+func kinds() []string {
+	if testing.Short() {
+		return []string{"ext4"}
+	}
+	return []string{"ext4", "xfs"}
+}
+
 // get is what the engine tells of the volume.
 func (m *mounted) get() *enginepb.Volume {
 	m.t.Helper()
@@ -109,7 +117,7 @@ func place(t *testing.T, f *os.File) int64 {
 // need it, with EIO, and nothing else. Nothing is overwritten whose old content could
 // not be kept.
 func TestBadSectors(t *testing.T) {
-	for _, kind := range []string{"ext4", "xfs"} {
+	for _, kind := range kinds() {
 		t.Run(kind, func(t *testing.T) {
 			m := mountOnDisk(t, kind)
 			// So that only what is done here is written meanwhile: times of files
@@ -244,7 +252,7 @@ func syncfs(dir string) error {
 // Whoever writes gets errors. What had been flushed is there, the same mapping goes
 // on, and the checkpoint is whole.
 func TestDiskFailsForAWhile(t *testing.T) {
-	for _, kind := range []string{"ext4", "xfs"} {
+	for _, kind := range kinds() {
 		t.Run(kind, func(t *testing.T) {
 			m := mountOnDisk(t, kind)
 			ledgers := []*ledger{
@@ -333,4 +341,42 @@ func (m *onDisk) failUnder(ledgers []*ledger) {
 		}
 		l.verify()
 	}
+}
+
+// TestKilledWhileDiskFails: a server that is killed while its disk cannot be read is
+// replaced when it can be again. Whoever writes waits for that.
+func TestKilledWhileDiskFails(t *testing.T) {
+	m := mountOnDisk(t, "ext4")
+	if !m.get().SurvivesRestart {
+		t.Skip("this kernel cannot send requests again")
+	}
+	l := &ledger{t: t, seed: 1, path: filepath.Join(m.dir, "a")}
+	stop := make(chan struct{})
+	written := make(chan error)
+	go func() {
+		written <- l.write(func() bool {
+			select {
+			case <-stop:
+				return true
+			default:
+				return t.Failed()
+			}
+		})
+	}()
+	time.Sleep(100 * time.Millisecond)
+	m.disk.fail(fault{Kinds: []faultdev.Kind{faultdev.Read}, Errno: unix.EIO})
+	healed := make(chan int)
+	go func() {
+		time.Sleep(1500 * time.Millisecond)
+		healed <- m.disk.heal()
+	}()
+	m.kill(m.name())
+	if <-healed == 0 {
+		t.Error("the disk did not fail")
+	}
+	close(stop)
+	if err := <-written; err != nil {
+		t.Errorf("writing: %v", err)
+	}
+	l.verify()
 }

@@ -236,7 +236,7 @@ func head(t *testing.T, device string) []byte {
 // TestHostDiskFullUnderFilesystem: the same below ext4 and XFS. What they have
 // flushed is there. They may have to be mounted anew.
 func TestHostDiskFullUnderFilesystem(t *testing.T) {
-	for _, kind := range []string{"ext4", "xfs"} {
+	for _, kind := range kinds() {
 		t.Run(kind, func(t *testing.T) {
 			h := newHost(t)
 			m := h.thin()
