@@ -71,7 +71,7 @@ func (b *bench) volumeOfSize(ctx context.Context, size int64) (err error) {
 	if _, err := fio(ctx, m.device, w, content, 0, true); err != nil {
 		return err
 	}
-	if err := m.expectBackedUp(ctx, content.length); err != nil {
+	if err := m.expectBackedUp(ctx, content.length, content.length); err != nil {
 		return err
 	}
 	began = time.Now()
