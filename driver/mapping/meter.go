@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/bowline-csi/bowline/driver/blockdev"
 	"github.com/bowline-csi/bowline/driver/bow"
 )
 
@@ -83,6 +84,22 @@ func (m *meter) ReadAt(p []byte, off int64) (int, error) {
 func (m *meter) WriteAt(p []byte, off int64) (int, error) {
 	defer m.done(opWrite, time.Now())
 	return m.Engine.WriteAt(p, off)
+}
+
+// BeginShortcut implements blockdev.Shortcutter.
+func (m *meter) BeginShortcut(s *blockdev.Shortcut) bool {
+	s.Began = time.Now()
+	return m.Engine.BeginShortcut(s)
+}
+
+// EndShortcut implements blockdev.Shortcutter.
+func (m *meter) EndShortcut(s *blockdev.Shortcut) {
+	op := opRead
+	if s.Write {
+		op = opWrite
+	}
+	m.done(op, s.Began)
+	m.Engine.EndShortcut(s)
 }
 
 func (m *meter) Flush() error {
