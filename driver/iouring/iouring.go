@@ -3,7 +3,7 @@
 // come in another ring in the order in which they are ready.
 //
 // What is here is what a loop of one thread needs that submits, waits and handles
-// results. It needs Linux 6.1.
+// results. It needs Linux 6.10.
 package iouring
 
 import (
@@ -29,7 +29,7 @@ const maxEntries = 32768
 // do the requests that it has submitted.
 type Ring struct {
 	fd        int
-	mem, sqes []byte // mappings
+	mem, sqes []byte // mapped; the kernel holds the pages
 
 	sqHead, sqTail *uint32 // shared with the kernel, which moves the head
 	sqMask         uint32
@@ -50,44 +50,66 @@ func New(requests, results int) (*Ring, error) {
 	}
 	p := linuxabi.UringParams{
 		CQEntries: uint32(results),
-		Flags: linuxabi.UringSetupCQSize | linuxabi.UringSetupSQE128 |
-			linuxabi.UringSetupSingleIssuer | linuxabi.UringSetupDeferTaskrun |
-			// Who enables it, which may be another thread than this, is its user.
-			linuxabi.UringSetupDisabled,
+		// Who enables it, which may be another thread than this, is its user. Its
+		// memory is ours: what the kernel maps would hold the ring as long as any
+		// thread of the process lives, which may be one that waits for an answer that
+		// never comes unless the ring goes.
+		Flags: linuxabi.UringSetupCQSize | linuxabi.UringSetupDisabled | linuxabi.UringSetupSQE128 |
+			linuxabi.UringSetupSingleIssuer | linuxabi.UringSetupDeferTaskrun | linuxabi.UringSetupNoMmap,
+	}
+	r := &Ring{fd: -1}
+	if err := r.memory(&p, requests, results); err != nil {
+		return nil, errors.Join(err, r.Close())
 	}
 	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(requests), uintptr(unsafe.Pointer(&p)), 0)
-	switch errno {
-	case 0:
-	case unix.ENOSYS:
-		return nil, fmt.Errorf("the kernel was built without: %w", ErrUnsupported)
-	case unix.EPERM, unix.EACCES:
-		return nil, fmt.Errorf("sysctl kernel.io_uring_disabled or a seccomp profile forbids it: %w", ErrUnsupported)
-	case unix.EINVAL:
-		return nil, fmt.Errorf("the kernel is older than Linux 6.1: %w", ErrUnsupported)
-	default:
-		return nil, fmt.Errorf("io_uring_setup: %w", errno)
+	if errno != 0 {
+		return nil, errors.Join(setupError(errno), r.Close())
 	}
-	r := &Ring{fd: int(fd)}
-	if err := r.mmap(&p); err != nil {
-		r.Close()
-		return nil, err
+	r.fd = int(fd)
+	if err := r.find(&p); err != nil {
+		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
 }
 
-func (r *Ring) mmap(p *linuxabi.UringParams) (err error) {
-	const features = linuxabi.UringFeatSingleMmap | linuxabi.UringFeatNoDrop
-	if p.Features&features != features {
+func setupError(errno unix.Errno) error {
+	switch errno {
+	case unix.ENOSYS:
+		return fmt.Errorf("the kernel was built without: %w", ErrUnsupported)
+	case unix.EPERM, unix.EACCES:
+		return fmt.Errorf("sysctl kernel.io_uring_disabled or a seccomp profile forbids it: %w", ErrUnsupported)
+	case unix.EINVAL:
+		return fmt.Errorf("the kernel is older than Linux 6.10: %w", ErrUnsupported)
+	}
+	return fmt.Errorf("io_uring_setup: %w", errno)
+}
+
+// memory gives p the memory of the rings: for results with the positions in both, and
+// for requests.
+func (r *Ring) memory(p *linuxabi.UringParams, requests, results int) (err error) {
+	const head = 4096 // more than the kernel needs for what is not an entry
+	const sqe, cqe = int(unsafe.Sizeof(linuxabi.UringSQE{})), int(unsafe.Sizeof(linuxabi.UringCQE{}))
+	for _, m := range []struct {
+		mem  *[]byte
+		addr *uint64
+		size int
+	}{
+		{&r.mem, &p.CQ.UserAddr, head + 2*results*cqe + 2*requests*4}, // twice: they are rounded up
+		{&r.sqes, &p.SQ.UserAddr, 2 * requests * sqe},
+	} {
+		*m.mem, err = unix.Mmap(-1, 0, m.size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
+		if err != nil {
+			return fmt.Errorf("memory of %d bytes: %w", m.size, err)
+		}
+		*m.addr = uint64(uintptr(unsafe.Pointer(unsafe.SliceData(*m.mem))))
+	}
+	return nil
+}
+
+// find finds the parts of the rings in their memory.
+func (r *Ring) find(p *linuxabi.UringParams) error {
+	if p.Features&linuxabi.UringFeatNoDrop == 0 {
 		return fmt.Errorf("features %#x: %w", p.Features, ErrUnsupported)
-	}
-	size := max(p.SQ.Array+4*p.SQEntries, p.CQ.CQEs+p.CQEntries*uint32(unsafe.Sizeof(linuxabi.UringCQE{})))
-	const prot, flags = unix.PROT_READ | unix.PROT_WRITE, unix.MAP_SHARED | unix.MAP_POPULATE
-	if r.mem, err = unix.Mmap(r.fd, linuxabi.UringOffSQRing, int(size), prot, flags); err != nil {
-		return fmt.Errorf("mapping the rings: %w", err)
-	}
-	size = p.SQEntries * uint32(unsafe.Sizeof(linuxabi.UringSQE{}))
-	if r.sqes, err = unix.Mmap(r.fd, linuxabi.UringOffSQEs, int(size), prot, flags); err != nil {
-		return fmt.Errorf("mapping the requests: %w", err)
 	}
 	word := func(offset uint32) *uint32 { return (*uint32)(unsafe.Pointer(&r.mem[offset])) }
 	r.sqHead, r.sqTail, r.sqMask = word(p.SQ.Head), word(p.SQ.Tail), *word(p.SQ.RingMask)
@@ -167,5 +189,8 @@ func (r *Ring) Close() error {
 			errs = append(errs, unix.Munmap(mem))
 		}
 	}
-	return errors.Join(append(errs, unix.Close(r.fd))...)
+	if r.fd >= 0 {
+		errs = append(errs, unix.Close(r.fd))
+	}
+	return errors.Join(errs...)
 }

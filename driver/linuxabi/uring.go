@@ -9,19 +9,13 @@ const (
 	UringSetupDisabled     = 1 << 6  // until UringRegisterEnableRings (Linux 5.10)
 	UringSetupSQE128       = 1 << 10 // requests of 128 bytes
 	UringSetupSingleIssuer = 1 << 12 // one thread submits (Linux 6.0)
+	UringSetupNoMmap       = 1 << 14 // memory is given in UserAddr (Linux 6.5)
 	UringSetupDeferTaskrun = 1 << 13 // and does the kernel's work when it waits (Linux 6.1)
 )
 
 // Bits of UringParams.Features.
 const (
-	UringFeatSingleMmap = 1 << 0 // both rings are in one mapping
-	UringFeatNoDrop     = 1 << 1 // no result is lost for want of room
-)
-
-// Offsets for mmap.
-const (
-	UringOffSQRing = 0
-	UringOffSQEs   = 0x10000000
+	UringFeatNoDrop = 1 << 1 // no result is lost for want of room
 )
 
 // UringEnterGetEvents makes io_uring_enter wait for results.

@@ -26,10 +26,15 @@ func TestSuite(t *testing.T) {
 // exportTest exports dev until the test ends.
 func exportTest(t *testing.T, dev blockdev.Device, blockSize int) *Export {
 	t.Helper()
+	return exportWith(t, dev, Options{Name: testName(), BlockSize: blockSize})
+}
+
+func exportWith(t *testing.T, dev blockdev.Device, o Options) *Export {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("block devices need root")
 	}
-	e, err := New(t.Context(), dev, Options{Name: testName(), BlockSize: blockSize})
+	e, err := New(t.Context(), dev, o)
 	if err != nil {
 		t.Fatal(err)
 	}

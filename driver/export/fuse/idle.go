@@ -41,7 +41,8 @@ func (s *server) watch() {
 	t.mu.timer = time.AfterFunc(idleTime, s.trim)
 }
 
-// trim nudges all workers if there has been no request for idleTime.
+// trim nudges all workers if there has been no request for idleTime, or has what
+// brings them give back memory.
 func (s *server) trim() {
 	t := &s.trimmer
 	t.mu.Lock()
@@ -50,12 +51,18 @@ func (s *server) trim() {
 		return
 	}
 	waiting := s.waiting.Load()
-	if now := s.counts.requests(); now == t.mu.before {
+	switch now := s.counts.requests(); {
+	case now != t.mu.before:
+		t.mu.before = now
+	case s.uring != nil:
+		t.mu.timer = nil
+		s.uring.trim.Store(true)
+		s.uring.rouse()
+		return
+	default:
 		for range waiting {
 			s.nudge()
 		}
-	} else {
-		t.mu.before = now
 	}
 	if waiting == 1 && s.workers.Load() == 1 {
 		t.mu.timer = nil

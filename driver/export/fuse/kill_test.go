@@ -26,6 +26,7 @@ import (
 const (
 	serveEnv = "BOWLINE_TEST_SERVE"
 	sizeEnv  = "BOWLINE_TEST_SIZE"
+	uringEnv = "BOWLINE_TEST_URING" // not empty: over io_uring
 )
 
 func TestMain(m *testing.M) {
@@ -46,7 +47,7 @@ func serveTest(name string) error {
 	}
 	dev := exporttest.NewDevice(size, 4096)
 	fmt.Println("begin")
-	e, err := New(context.Background(), dev, Options{Name: name})
+	e, err := New(context.Background(), dev, Options{Name: name, IOUring: os.Getenv(uringEnv) != ""})
 	if err != nil {
 		return err
 	}
@@ -67,9 +68,18 @@ type testServer struct {
 
 var serial atomic.Int64
 
+// overBoth runs a test over the descriptor and over io_uring.
+func overBoth(t *testing.T, test func(t *testing.T, uring bool)) {
+	t.Run("descriptor", func(t *testing.T) { test(t, false) })
+	t.Run("io_uring", func(t *testing.T) {
+		needUring(t)
+		test(t, true)
+	})
+}
+
 // startServer starts a process that begins to export. Whatever it leaves behind
 // is removed when the test ends.
-func startServer(t *testing.T, size int64) *testServer {
+func startServer(t *testing.T, size int64, uring bool) *testServer {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
@@ -77,6 +87,9 @@ func startServer(t *testing.T, size int64) *testServer {
 	s := &testServer{t: t, name: fmt.Sprintf("kill-%d-%d", os.Getpid(), serial.Add(1))}
 	s.cmd = exec.Command("/proc/self/exe")
 	s.cmd.Env = append(os.Environ(), serveEnv+"="+s.name, sizeEnv+"="+strconv.FormatInt(size, 10))
+	if uring {
+		s.cmd.Env = append(s.cmd.Env, uringEnv+"=1")
+	}
 	s.cmd.Stderr = os.Stderr
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
@@ -174,8 +187,10 @@ func within(t *testing.T, what string, f func()) {
 	}
 }
 
-func TestKillWithDirtyPages(t *testing.T) {
-	s := startServer(t, 64<<20)
+func TestKillWithDirtyPages(t *testing.T) { overBoth(t, killWithDirtyPages) }
+
+func killWithDirtyPages(t *testing.T, uring bool) {
+	s := startServer(t, 64<<20, uring)
 	s.path = s.line()
 	s.wantState(Serving)
 	fd, err := unix.Open(s.path, unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -200,8 +215,10 @@ func TestKillWithDirtyPages(t *testing.T) {
 	within(t, "close", func() { unix.Close(fd) })
 }
 
-func TestKillWhileIdle(t *testing.T) {
-	s := startServer(t, 1<<20)
+func TestKillWhileIdle(t *testing.T) { overBoth(t, killWhileIdle) }
+
+func killWhileIdle(t *testing.T, uring bool) {
+	s := startServer(t, 1<<20, uring)
 	s.path = s.line()
 	s.kill()
 	s.wantState(Dead)
@@ -213,10 +230,12 @@ func TestKillWhileIdle(t *testing.T) {
 	}
 }
 
-func TestKillUnderFileSystem(t *testing.T) {
+func TestKillUnderFileSystem(t *testing.T) { overBoth(t, killUnderFileSystem) }
+
+func killUnderFileSystem(t *testing.T, uring bool) {
 	for _, kind := range []string{"ext4", "xfs"} {
 		t.Run(kind, func(t *testing.T) {
-			s := startServer(t, 320<<20) // as large as XFS needs
+			s := startServer(t, 320<<20, uring) // as large as XFS needs
 			s.path = s.line()
 			mustRun(t, "mkfs."+kind, "-q", s.path)
 			dir := t.TempDir()
@@ -264,10 +283,12 @@ func TestKillUnderFileSystem(t *testing.T) {
 
 // TestKillWhileAttaching kills at any moment of New, in which the server asks
 // itself.
-func TestKillWhileAttaching(t *testing.T) {
-	for i := range 60 {
+func TestKillWhileAttaching(t *testing.T) { overBoth(t, killWhileAttaching) }
+
+func killWhileAttaching(t *testing.T, uring bool) {
+	for i := range 40 {
 		t.Run(strconv.Itoa(i), func(t *testing.T) {
-			s := startServer(t, 1<<20)
+			s := startServer(t, 1<<20, uring)
 			time.Sleep(time.Duration(rand.Int64N(int64(6 * time.Millisecond))))
 			s.kill()
 		})
@@ -275,8 +296,10 @@ func TestKillWhileAttaching(t *testing.T) {
 }
 
 // TestDetachServed detaches what another process serves, which then ends.
-func TestDetachServed(t *testing.T) {
-	s := startServer(t, 1<<20)
+func TestDetachServed(t *testing.T) { overBoth(t, detachServed) }
+
+func detachServed(t *testing.T, uring bool) {
+	s := startServer(t, 1<<20, uring)
 	s.path = s.line()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()

@@ -5,14 +5,13 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bowline-csi/bowline/driver/blockdev"
 	"github.com/bowline-csi/bowline/driver/export"
 	"github.com/bowline-csi/bowline/driver/iouring"
 	"github.com/bowline-csi/bowline/driver/linuxabi"
@@ -29,7 +28,8 @@ const uringDepth = 32
 
 // uring brings the requests of a connection over io_uring. One thread, that of loop,
 // takes them and hands in the replies, all of both that there are with one system
-// call. What may wait it gives to workers.
+// call. Where there is nothing to do but to read or write a file it lets the ring do
+// that (blockdev.Shortcut). What may wait it gives to workers.
 //
 // The kernel has a queue of entries for each processor, on which the requests that
 // are sent there have to wait; one ring serves them all, for a loop device sends from
@@ -38,6 +38,7 @@ const uringDepth = 32
 // It lasts until the connection ends: then the kernel gives every entry back.
 type uring struct {
 	srv     *server
+	short   blockdev.Shortcutter // the device, or nil
 	ring    *iouring.Ring
 	mem     []byte  // of the entries
 	woken   *uint64 // in mem: where the counter of wake is read into
@@ -52,12 +53,16 @@ type uring struct {
 	// Workers put into done what they have finished. They wake the loop by the
 	// eventfd wake if it may be waiting in the kernel.
 	wake     int
+	trim     atomic.Bool // the loop is to give memory back
 	sleeping atomic.Bool
 	done     struct {
 		sync.Mutex
 		entries []*entry
 	}
 	taken []*entry // what was in done; of the loop
+
+	busy    int  // requests taken and not answered
+	watched bool // server.watch was called, and trim has not been set since
 }
 
 // entry is memory that is lent to the kernel for one request at a time.
@@ -67,15 +72,18 @@ type entry struct {
 	payload payload
 	request request
 
+	shortcut blockdev.Shortcut // while the ring does the request
+
 	// The reply.
 	length int // of the payload
 	errno  unix.Errno
 }
 
-// What UringSQE.UserData says of a request to the ring: one of these numbers, or that
-// of an entry.
+// UringSQE.UserData of a request to the ring: userWake for awaitWake, userIO and the
+// number of the entry for a shortcut, and the number alone for a command.
 const (
-	userWake = 1<<64 - 1 - iota
+	userWake = 1<<64 - 1
+	userIO   = 1 << 32 // the number of an entry is in the bits below
 )
 
 // entryHeader is at the beginning of the memory of all entries, for each one.
@@ -87,7 +95,7 @@ type entryHeader struct {
 // newUring makes everything for a connection over io_uring but that. It fails with
 // export.ErrUnsupported where there can be none.
 func newUring() (_ *uring, err error) {
-	if err := enableUring(); err != nil {
+	if err := enableUring(enableUringPath); err != nil {
 		return nil, err
 	}
 	online, possible, err := processors()
@@ -160,6 +168,7 @@ func (u *uring) free() {
 // them. ready tells how the beginning went.
 func (u *uring) start(s *server) {
 	u.srv = s
+	u.short, _ = s.dev.(blockdev.Shortcutter)
 	s.workers.Add(1)
 	go u.loop()
 }
@@ -177,6 +186,7 @@ func (s *server) begun() error {
 func (u *uring) loop() {
 	defer u.srv.leave()
 	defer u.free()
+	defer u.srv.stopTrimming()
 	defer u.left.Wait()
 	defer close(u.queue)
 	runtime.LockOSThread()
@@ -235,6 +245,9 @@ func (u *uring) turn() error {
 	u.taken, u.done.entries = u.done.entries, u.taken[:0]
 	u.done.Unlock()
 	u.given -= len(u.taken)
+	if u.trim.Swap(false) {
+		u.forget()
+	}
 	for _, e := range u.taken {
 		if err := u.reply(e); err != nil {
 			return err
@@ -260,18 +273,32 @@ func (u *uring) take(r linuxabi.UringCQE) error {
 	if r.UserData == userWake {
 		return u.awaitWake()
 	}
+	if r.UserData >= userIO {
+		return u.endShortcut(&u.entries[r.UserData-userIO], r.Res)
+	}
 	if r.Res < 0 {
 		u.alive-- // ENOTCONN and the like: the connection has ended
 		return nil
 	}
 	e := &u.entries[r.UserData]
 	u.srv.counts.inFlight.Add(1)
+	u.busy++
+	if !u.watched {
+		u.watched = true
+		u.srv.watch()
+	}
 	e.length = 0
 	if e.errno = e.decode(); e.errno != 0 {
 		return u.reply(e)
 	}
 	switch e.request.op {
-	case linuxabi.FuseRead, linuxabi.FuseWrite, linuxabi.FuseFsync, linuxabi.FuseFallocate:
+	case linuxabi.FuseRead, linuxabi.FuseWrite:
+		if done, err := u.beginShortcut(e); done || err != nil {
+			return err
+		}
+		u.handOver(e)
+		return nil
+	case linuxabi.FuseFsync, linuxabi.FuseFallocate:
 		u.handOver(e)
 		return nil
 	}
@@ -293,6 +320,7 @@ func (e *entry) decode() unix.Errno {
 // it lends e again.
 func (u *uring) reply(e *entry) error {
 	u.srv.counts.inFlight.Add(-1)
+	u.busy--
 	h := (*linuxabi.FuseOutHeader)(unsafe.Pointer(&e.header.InOut))
 	*h = linuxabi.FuseOutHeader{Len: uint32(outHeaderSize + e.length), Error: -int32(e.errno), Unique: e.request.unique}
 	e.header.Payload = uint32(e.length)
@@ -316,70 +344,4 @@ func (u *uring) command(i int, op uint64, c linuxabi.FuseUringCommand) (*linuxab
 	e.Opcode, e.FD, e.Off, e.UserData = linuxabi.UringCmd, int32(u.srv.fd), op, uint64(i)
 	*(*linuxabi.FuseUringCommand)(unsafe.Pointer(&e.Cmd)) = c
 	return e, nil
-}
-
-// enableUringPath is the switch of the kernel for FUSE over io_uring.
-const enableUringPath = "/sys/module/fuse/parameters/enable_uring"
-
-// enableUring makes sure that the kernel offers FUSE over io_uring to connections that
-// begin now. The switch is for the whole machine, but changes nothing for servers that
-// do not ask for it.
-func enableUring() error {
-	b, err := os.ReadFile(enableUringPath)
-	if errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("the kernel (%s is missing; it is there from Linux 6.14 on, if built with it): %w", enableUringPath, export.ErrUnsupported)
-	}
-	if err != nil {
-		return fmt.Errorf("looking for FUSE over io_uring: %w", err)
-	}
-	if strings.TrimSpace(string(b)) == "Y" {
-		return nil
-	}
-	if err := os.WriteFile(enableUringPath, []byte("Y"), 0); err != nil {
-		return fmt.Errorf("it is switched off and cannot be switched on (%w): %w", err, export.ErrUnsupported)
-	}
-	return nil
-}
-
-// processors tells which processors are online, and how many there can be.
-func processors() (online map[int]bool, possible int, err error) {
-	list := func(name string) (map[int]bool, error) {
-		b, err := os.ReadFile("/sys/devices/system/cpu/" + name)
-		if err != nil {
-			return nil, err
-		}
-		return parseCPUList(strings.TrimSpace(string(b)))
-	}
-	if online, err = list("online"); err != nil {
-		return nil, 0, fmt.Errorf("processors that are online: %w", err)
-	}
-	all, err := list("possible")
-	if err != nil {
-		return nil, 0, fmt.Errorf("processors that are possible: %w", err)
-	}
-	return online, len(all), nil
-}
-
-// parseCPUList reads a list of processors such as 0-3,8.
-func parseCPUList(s string) (map[int]bool, error) {
-	const most = 1 << 16 // what fits the number of a queue
-	cpus := map[int]bool{}
-	for part := range strings.SplitSeq(s, ",") {
-		from, to, isRange := strings.Cut(part, "-")
-		if !isRange {
-			to = from
-		}
-		first, err := strconv.ParseUint(from, 10, 16)
-		if err != nil {
-			return nil, fmt.Errorf("list of processors %q: %w", s, err)
-		}
-		last, err := strconv.ParseUint(to, 10, 16)
-		if err != nil || last < first || last >= most {
-			return nil, fmt.Errorf("list of processors %q: %q is no range", s, part)
-		}
-		for cpu := first; cpu <= last; cpu++ {
-			cpus[int(cpu)] = true
-		}
-	}
-	return cpus, nil
 }

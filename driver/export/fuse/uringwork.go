@@ -8,8 +8,54 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bowline-csi/bowline/driver/blockdev"
 	"github.com/bowline-csi/bowline/driver/linuxabi"
 )
+
+// beginShortcut lets the ring do the read or write in e if the device allows that.
+func (u *uring) beginShortcut(e *entry) (done bool, err error) {
+	s, r := u.srv, &e.request
+	if u.short == nil || r.length == 0 || !s.aligned(r) || s.discards.Load() == discardsProbed {
+		return false, nil
+	}
+	e.shortcut = blockdev.Shortcut{Write: r.op == linuxabi.FuseWrite, Offset: r.off, Length: r.length}
+	if !u.short.BeginShortcut(&e.shortcut) {
+		return false, nil
+	}
+	q, err := u.ring.Next()
+	if err != nil {
+		return false, err
+	}
+	q.Opcode = linuxabi.UringRead
+	if e.shortcut.Write {
+		q.Opcode = linuxabi.UringWrite
+	}
+	q.FD, q.Off, q.UserData = int32(e.shortcut.FD), uint64(r.off), userIO+uint64(u.index(e))
+	q.Addr, q.Len = uint64(uintptr(unsafe.Pointer(unsafe.SliceData(e.payload)))), uint32(r.length)
+	return true, nil
+}
+
+// endShortcut replies to the request that the ring has done, or has it done again if
+// it was not as it should be.
+func (u *uring) endShortcut(e *entry, result int32) error {
+	u.short.EndShortcut(&e.shortcut)
+	c, n := &u.srv.counts, e.request.length
+	switch {
+	case int64(result) != n:
+		u.handOver(e)
+		return nil
+	case e.shortcut.Write:
+		c.writes.Add(1)
+		c.bytesWritten.Add(uint64(n))
+		body[linuxabi.FuseWriteOut](e.payload).Size = uint32(n)
+		e.length = int(unsafe.Sizeof(linuxabi.FuseWriteOut{}))
+	default:
+		c.reads.Add(1)
+		c.bytesRead.Add(uint64(n))
+		e.length = int(n)
+	}
+	return u.reply(e)
+}
 
 // handOver gives the request in e to a worker. It never waits, for the queue has room
 // for all entries.
@@ -59,10 +105,25 @@ func (u *uring) finish(e *entry) {
 	u.done.Lock()
 	u.done.entries = append(u.done.entries, e)
 	u.done.Unlock()
+	u.rouse()
+}
+
+// rouse makes the loop look at what there is to do besides requests.
+func (u *uring) rouse() {
 	if u.sleeping.Swap(false) {
 		var one [8]byte
 		binary.NativeEndian.PutUint64(one[:], 1)
 		_, _ = unix.Write(u.wake, one[:])
+	}
+}
+
+// forget gives the memory of the payloads back to the system, if nothing is in it. The
+// kernel writes there only while the loop is in a call of the ring.
+func (u *uring) forget() {
+	u.watched = false
+	if u.busy == 0 {
+		first := uintptr(unsafe.Pointer(unsafe.SliceData(u.entries[0].payload))) - uintptr(unsafe.Pointer(&u.mem[0]))
+		_ = unix.Madvise(u.mem[first:], unix.MADV_DONTNEED)
 	}
 }
 
