@@ -32,7 +32,8 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("without a volume: %v", n)
 	}
 	v := attachFree(t, c, image(t))
-	if n := gather(); n["bowline_engine_state"] != 3 || n["bowline_engine_size_bytes"] != 1 || n["bowline_engine_free_bytes"] != 0 {
+	if n := gather(); n["bowline_engine_state"] != 3 || n["bowline_engine_size_bytes"] != 1 ||
+		n["bowline_engine_device_errors_total"] != 1 || n["bowline_engine_free_bytes"] != 0 {
 		t.Errorf("without a checkpoint: %v", n)
 	}
 	if _, err := c.Checkpoint(t.Context(), &enginepb.CheckpointRequest{Name: "a"}); err != nil {
