@@ -28,7 +28,7 @@ import (
 const readyFD = 3
 
 func (o *deviceOptions) attachCommand() *cobra.Command {
-	var daemon, child bool
+	var daemon, child, ioUring bool
 	var blockSize int32
 	cmd := &cobra.Command{
 		Use:   "attach PATH",
@@ -52,7 +52,7 @@ interrupted and the device is not in use.`,
 			}
 			name := volumeName(path)
 			s := &attachServer{
-				path: path, name: name, blockSize: blockSize,
+				path: path, name: name, blockSize: blockSize, ioUring: ioUring,
 				socket: filepath.Join(o.runDir, name+socketSuffix),
 				out:    cmd.OutOrStdout(), log: cmd.ErrOrStderr(),
 			}
@@ -81,6 +81,7 @@ interrupted and the device is not in use.`,
 	cmd.Flags().BoolVar(&child, "background-child", false, "")
 	cmd.Flags().MarkHidden("background-child")
 	cmd.Flags().Int32Var(&blockSize, "block-size", 0, "logical block size of the mapped device: 512, 1024, 2048 or 4096 bytes (default: what fits the file system, 4096 if there is none)")
+	cmd.Flags().BoolVar(&ioUring, "io-uring", false, "have requests brought over io_uring, which is faster when there are many at once (Linux 6.14; switches on the kernel's fuse.enable_uring)")
 	return cmd
 }
 
@@ -88,6 +89,7 @@ interrupted and the device is not in use.`,
 type attachServer struct {
 	path, name, socket string
 	blockSize          int32
+	ioUring            bool
 	out                io.Writer // gets the path of the mapped device when it is there
 	log                io.Writer
 }
@@ -101,7 +103,7 @@ func (s *attachServer) run(ctx context.Context) error {
 		runtime.GOMAXPROCS(max(8, 4*runtime.NumCPU()))
 	}
 	server := engine.NewServer()
-	v, err := server.Attach(ctx, &enginepb.AttachRequest{Name: s.name, Path: s.path, BlockSize: s.blockSize})
+	v, err := server.Attach(ctx, &enginepb.AttachRequest{Name: s.name, Path: s.path, BlockSize: s.blockSize, IoUring: s.ioUring})
 	if err != nil {
 		return err
 	}

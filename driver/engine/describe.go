@@ -28,6 +28,7 @@ func describe(name string, m *attachment) *enginepb.Volume {
 
 		Since:           timestamppb.New(m.since),
 		SurvivesRestart: m.survives,
+		IoUring:         m.IOUring(),
 	}
 	if f := m.Failures(); f.Count > 0 {
 		v.Failures = &enginepb.Failures{Count: f.Count, Last: f.Last.Error(), At: timestamppb.New(f.At)}
@@ -75,6 +76,7 @@ func asStatus(err error) error {
 		{bowlog.ErrTorn, codes.DataLoss},
 		{bowlog.ErrUnsupported, codes.DataLoss},
 		{restore.ErrDamaged, codes.DataLoss},
+		{export.ErrUnsupported, codes.Unimplemented},
 		{export.ErrInvalid, codes.InvalidArgument},
 		{blockdev.ErrOutOfRange, codes.InvalidArgument},
 		{context.Canceled, codes.Canceled},

@@ -168,7 +168,7 @@ func (s *Server) Attach(ctx context.Context, req *enginepb.AttachRequest) (*engi
 	if s.ending.Load() {
 		return nil, status.Error(codes.Unavailable, "the engine is about to end; try again when it has been started anew")
 	}
-	o := mapping.Options{Name: req.Name, BlockSize: int(req.BlockSize), KeepAllocated: req.KeepAllocated}
+	o := mapping.Options{Name: req.Name, BlockSize: int(req.BlockSize), KeepAllocated: req.KeepAllocated, IOUring: req.IoUring}
 	if o.BlockSize == 0 {
 		content, err := filesystem.Probe(ctx, req.Path)
 		if err != nil {

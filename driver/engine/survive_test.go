@@ -12,6 +12,7 @@ import (
 	"github.com/bowline-csi/bowline/driver/engine/enginepb"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // testKeeper is a Keeper in this process, which may refuse.
@@ -67,6 +68,31 @@ func TestKeeper(t *testing.T) {
 	}
 	if _, err := c.Detach(ctx, &enginepb.DetachRequest{Name: "a"}); err != nil || len(k.fds) != 0 {
 		t.Errorf("%v, held %v", err, k.fds)
+	}
+}
+
+// TestIOUring checks that a volume over io_uring says so, and that nobody is to take
+// it over.
+func TestIOUring(t *testing.T) {
+	k := &testKeeper{fds: map[string][]int{}}
+	s := engine.NewServer()
+	s.Keeper = k
+	c, ctx, path := startServer(t, s), t.Context(), image(t)
+	v, err := c.Attach(ctx, &enginepb.AttachRequest{Name: "a", Path: path, IoUring: true})
+	if status.Code(err) == codes.Unimplemented {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !v.IoUring || v.SurvivesRestart || len(k.fds) != 0 {
+		t.Errorf("%v, held %v", v, k.fds)
+	}
+	if again, err := c.Attach(ctx, &enginepb.AttachRequest{Name: "a", Path: path}); err != nil || !again.IoUring {
+		t.Errorf("attached again: %v, %v", again, err)
+	}
+	if _, err := c.Detach(ctx, &enginepb.DetachRequest{Name: "a"}); err != nil {
+		t.Error(err)
 	}
 }
 

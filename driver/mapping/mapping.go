@@ -47,6 +47,10 @@ type Options struct {
 	// KeepAllocated leaves the space of an image file allocated that is
 	// discarded.
 	KeepAllocated bool
+
+	// IOUring has requests brought over io_uring, see fuse.Options. There is no
+	// Handover then.
+	IOUring bool
 }
 
 func (o Options) open(path string) (*watched, error) {
@@ -60,8 +64,9 @@ func (o Options) open(path string) (*watched, error) {
 
 // Attach puts a mapping on the image file or block device at path. The backing
 // device is opened exclusively: it fails with blockdev.ErrInUse if it is attached
-// already, and with bow.ErrCheckpointOpen if it has an open checkpoint that cannot
-// be carried on with. If it fails, everything is as before.
+// already, with bow.ErrCheckpointOpen if it has an open checkpoint that cannot be
+// carried on with, and with export.ErrUnsupported if o asks for io_uring where that
+// cannot be had. If it fails, everything is as before.
 func Attach(ctx context.Context, path string, o Options) (*Mapping, error) {
 	dev, err := o.open(path)
 	if err != nil {
@@ -72,7 +77,7 @@ func Attach(ctx context.Context, path string, o Options) (*Mapping, error) {
 		return nil, fmt.Errorf("attaching %s: %w", path, errors.Join(err, dev.Close()))
 	}
 	m := &Mapping{Engine: engine, dev: dev, path: path, meter: newMeter(engine)}
-	m.export, err = fuse.New(ctx, m.meter, fuse.Options{Name: o.Name, BlockSize: o.BlockSize})
+	m.export, err = fuse.New(ctx, m.meter, fuse.Options{Name: o.Name, BlockSize: o.BlockSize, IOUring: o.IOUring})
 	if err != nil {
 		return nil, fmt.Errorf("attaching %s: %w", path, errors.Join(err, engine.Close()))
 	}
@@ -150,6 +155,9 @@ func (m *Mapping) Path() string { return m.path }
 // Device is the path of the mapped block device.
 func (m *Mapping) Device() string { return m.export.Path() }
 
+// IOUring tells whether requests come over io_uring.
+func (m *Mapping) IOUring() bool { return m.export.IOUring() }
+
 // Done is closed when the mapped device is gone, whoever took it away.
 func (m *Mapping) Done() <-chan struct{} { return m.export.Done() }
 
@@ -161,7 +169,7 @@ func (m *Mapping) Latencies() []Latency { return m.meter.latencies() }
 
 // Handover returns what a successor needs for TakeOver; the caller closes it. From
 // then on the engine keeps in mind what that needs to know. ok is false if the
-// kernel has no way for a successor. It is to be called once, before the mapping is
+// kernel has no way for a successor, or none over io_uring. It is to be called once, before the mapping is
 // used.
 func (m *Mapping) Handover() (h Handover, ok bool, err error) {
 	if !m.export.CanResend() {

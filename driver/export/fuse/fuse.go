@@ -189,6 +189,9 @@ func (e *Export) Path() string { return e.loop.path() }
 // kernel. They arrive as WriteZeroes then.
 func (e *Export) DiscardsAmbiguous() bool { return e.srv.discards.Load() == discardsAmbiguous }
 
+// IOUring tells whether requests come over io_uring.
+func (e *Export) IOUring() bool { return e.srv.uring != nil }
+
 // Stats are counts since the export began.
 func (e *Export) Stats() export.Stats { return e.srv.counts.stats() }
 

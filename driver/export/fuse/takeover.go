@@ -45,7 +45,7 @@ func (h Handover) Check() error {
 }
 
 // CanResend tells whether the kernel (Linux 6.9 and later) can send requests again,
-// so that a successor can take the export over.
+// so that a successor can take the export over. Over io_uring it cannot.
 func (e *Export) CanResend() bool { return e.srv.resends.Load() }
 
 // Duplicate returns a new descriptor of the connection to the kernel, for who keeps
