@@ -24,12 +24,12 @@ type group struct {
 	limit, max string // files of the limit and of the most memory that was in use
 }
 
-// newGroup makes a group without a limit.
+// newGroup makes a group without a limit, and without swap.
 func newGroup(t *testing.T, name string) *group {
 	t.Helper()
-	for _, c := range []struct{ root, limit, max string }{
-		{"/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.max_usage_in_bytes"},
-		{"/sys/fs/cgroup", "memory.max", "memory.peak"},
+	for _, c := range []struct{ root, limit, max, swap string }{
+		{"/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.max_usage_in_bytes", "memory.swappiness"},
+		{"/sys/fs/cgroup", "memory.max", "memory.peak", "memory.swap.max"},
 	} {
 		g := &group{t: t, path: filepath.Join(c.root, fmt.Sprintf("bowline-test-%s-%d", name, os.Getpid())), limit: c.limit, max: c.max}
 		if os.Mkdir(g.path, 0o755) != nil {
@@ -46,6 +46,8 @@ func newGroup(t *testing.T, name string) *group {
 			t.Errorf("%s is in use", g.path)
 		})
 		if _, err := os.Stat(filepath.Join(g.path, c.limit)); err == nil {
+			// Where there is no swap the file may be missing.
+			_ = os.WriteFile(filepath.Join(g.path, c.swap), []byte("0"), 0)
 			return g
 		}
 	}
