@@ -116,6 +116,7 @@ func TakeOver(dev blockdev.Device, blockSize int, mem []byte) (*Engine, error) {
 	e, err := open(dev, blockSize, &old)
 	if err == nil {
 		e.flushLost.Store(old.flushFailed())
+		e.mu.ended = old.ended()
 		e.Remember(mem)
 	}
 	return e, err

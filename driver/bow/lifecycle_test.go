@@ -3,6 +3,7 @@ package bow_test
 import (
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 
@@ -184,6 +185,44 @@ func TestCommitWhenFull(t *testing.T) {
 		f.want(e, b, 0)
 	}
 	f.must(e.Check())
+}
+
+// TestEndOutlivesProcess: why a checkpoint is gone is not forgotten when the process
+// that has ended it dies, whatever comes after.
+func TestEndOutlivesProcess(t *testing.T) {
+	f := newFixture(t, 512, 64, 56)
+	mem := make([]byte, bow.MemorySize(64))
+	f.engine.Remember(mem)
+	takeOver := func() bow.Ended {
+		t.Helper()
+		mem := slices.Clone(mem)                        // the first engine lives on
+		_, err := bow.TakeOver(f.mem.Clone(), 512, mem) // and dies, too
+		f.must(err)
+		e, err := bow.TakeOver(f.mem.Clone(), 512, mem)
+		f.must(err)
+		return e.Stats().Ended
+	}
+	fill := func() bow.Ended {
+		t.Helper()
+		f.must(f.engine.Checkpoint(t.Context(), bow.CheckpointOptions{CommitWhenFull: true}))
+		if got := takeOver(); got.Reason == bow.OutOfSpace && got.ID == f.engine.Stats().ID {
+			t.Errorf("it is open, and yet: %+v", got)
+		}
+		for b := int64(1); b < 56; b++ {
+			f.must(f.write(b, 0))
+		}
+		return f.engine.Stats().Ended
+	}
+	if got := takeOver(); got != (bow.Ended{}) {
+		t.Errorf("nothing has ended, and yet: %+v", got)
+	}
+	for range 2 {
+		want := fill()
+		if got := takeOver(); want.Reason != bow.OutOfSpace || got.ID != want.ID || got.Reason != want.Reason || !got.At.Equal(want.At) {
+			t.Errorf("%+v, expected %+v", got, want)
+		}
+		f.must(f.engine.StartTrim())
+	}
 }
 
 // TestCommitWhenFullFails makes the commit fail: the write does not happen, and the

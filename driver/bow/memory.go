@@ -1,6 +1,9 @@
 package bow
 
 import (
+	"encoding/binary"
+	"time"
+
 	"github.com/bowline-csi/bowline/driver/bow/rangemap"
 )
 
@@ -21,10 +24,23 @@ import (
 //
 // One byte more is not 0 if a flush has failed and none that the user asked for has
 // succeeded since: the user may not have been told, so the successor does.
+//
+// Before that byte is the checkpoint that ended last for want of space, if one did:
+// nobody asked for that, so nobody else knows why it is gone.
+
+// The end of the memory, in bytes.
+const (
+	endedFlag  = 1 // not 0: the rest is there
+	endedID    = 16
+	endedAt    = 8 // nanoseconds since 1970
+	endedBytes = endedFlag + endedID + endedAt
+	flushBytes = 1
+	tailBytes  = endedBytes + flushBytes
+)
 
 // MemorySize is the number of bytes that Remember needs for a device of so many
 // blocks.
-func MemorySize(blocks int64) int64 { return 2*((blocks+7)/8) + 1 }
+func MemorySize(blocks int64) int64 { return 2*((blocks+7)/8) + tailBytes }
 
 // Remember makes the engine keep in mem what its successor needs to know, see
 // TakeOver, from now on. mem has to outlive the process. If it is larger than
@@ -35,7 +51,15 @@ func (e *Engine) Remember(mem []byte) {
 	defer e.mu.Unlock()
 	e.mu.types.memory = newMemory(mem)
 	e.mu.types.memory.setFlushFailed(e.flushLost.Load())
+	e.mu.types.memory.setEnded(e.mu.ended)
 	e.mu.types.rememberAll()
+}
+
+// rememberEnd notes that the last checkpoint has ended for want of space, if it has.
+func (e *Engine) rememberEnd() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.types.memory.setEnded(e.mu.ended)
 }
 
 // rememberFailure notes that a flush has failed, after that was counted.
@@ -58,13 +82,40 @@ func (e *Engine) forgetFailure(failures int64) {
 // memory is what a successor is told.
 type memory struct {
 	free, stale bitmap
+	end         []byte // endedBytes, or none
 	flush       []byte // one byte, or none
 }
 
-// newMemory divides mem, whose length is odd.
+// newMemory divides mem, which is nil or as long as MemorySize says.
 func newMemory(mem []byte) memory {
-	half := len(mem) / 2
-	return memory{free: mem[:half], stale: mem[half : 2*half], flush: mem[2*half:]}
+	if len(mem) < tailBytes {
+		return memory{}
+	}
+	bits := len(mem) - tailBytes
+	half := bits / 2
+	tail := mem[bits:]
+	return memory{free: mem[:half], stale: mem[half : 2*half], end: tail[:endedBytes], flush: tail[endedBytes:]}
+}
+
+// ended returns the checkpoint that ended for want of space, or nothing.
+func (m memory) ended() Ended {
+	if len(m.end) == 0 || m.end[0] == 0 {
+		return Ended{}
+	}
+	e := Ended{Reason: OutOfSpace}
+	at := m.end[endedFlag+copy(e.ID[:], m.end[endedFlag:]):]
+	e.At = time.Unix(0, int64(binary.LittleEndian.Uint64(at)))
+	return e
+}
+
+func (m memory) setEnded(e Ended) {
+	if len(m.end) == 0 || e.Reason != OutOfSpace || e.ID == m.ended().ID {
+		return
+	}
+	m.end[0] = 0 // a process that is killed here leaves nothing
+	at := m.end[endedFlag+copy(m.end[endedFlag:], e.ID[:]):]
+	binary.LittleEndian.PutUint64(at, uint64(e.At.UnixNano()))
+	m.end[0] = 1
 }
 
 func (m memory) flushFailed() bool { return len(m.flush) > 0 && m.flush[0] != 0 }

@@ -55,6 +55,9 @@ func (e *Engine) again(err *error) bool {
 		*err = fmt.Errorf("ending the checkpoint for want of space: %w", cerr)
 		return false
 	}
+	if again {
+		e.rememberEnd()
+	}
 	return again
 }
 

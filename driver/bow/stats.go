@@ -31,8 +31,8 @@ type Stats struct {
 	// be free so far.
 	Free int64
 
-	// Ended is the last checkpoint that this engine committed; its ID is zero if
-	// there was none.
+	// Ended is the last checkpoint that this engine committed, or the process
+	// before it for want of space; its ID is zero if there was none.
 	Ended Ended
 
 	// The rest is about the open checkpoint, and zero without one.
