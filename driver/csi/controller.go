@@ -110,10 +110,10 @@ func (c *Controller) ValidateVolumeCapabilities(ctx context.Context, req *spec.V
 		err = usableAs(v, a)
 	}
 	if err == nil {
-		_, err = parseParameters(req.GetParameters())
+		_, _, err = parseParameters(req.GetParameters())
 	}
 	if err == nil {
-		_, err = parseContext(req.GetVolumeContext())
+		_, _, err = parseContext(req.GetVolumeContext())
 	}
 	if err != nil {
 		return &spec.ValidateVolumeCapabilitiesResponse{Message: status.Convert(err).Message()}, nil
@@ -190,7 +190,7 @@ func (c *Controller) describe(v pool.Volume) *spec.Volume {
 // GetCapacity implements spec.ControllerServer. There is no room for volumes that
 // cannot be had, none on other nodes, and none in a pool that is not available.
 func (c *Controller) GetCapacity(ctx context.Context, req *spec.GetCapacityRequest) (*spec.GetCapacityResponse, error) {
-	thin, err := parseParameters(req.GetParameters())
+	thin, _, err := parseParameters(req.GetParameters())
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -359,6 +361,25 @@ func TestValidateVolumeCapabilities(t *testing.T) {
 		r, err := d.controller.ValidateVolumeCapabilities(t.Context(), c.req)
 		if err != nil || (r.GetConfirmed() != nil) != c.want || (r.GetMessage() == "") != c.want {
 			t.Errorf("%v: %v, %v", c.req, r, err)
+		}
+	}
+}
+
+// TestTransport checks that what a StorageClass says of it is told to those who stage
+// the volume.
+func TestTransport(t *testing.T) {
+	d := start(t)
+	for transport, want := range map[string]map[string]string{"": nil, "classic": nil, "io_uring": {"transport": "io_uring"}} {
+		v, err := d.create(t, "t"+strings.ReplaceAll(transport, "_", "-"), func(r *spec.CreateVolumeRequest) {
+			if transport != "" {
+				r.Parameters = map[string]string{"transport": transport}
+			}
+		})
+		if err != nil {
+			t.Fatalf("%q: %v", transport, err)
+		}
+		if !maps.Equal(v.GetVolumeContext(), want) {
+			t.Errorf("%q: context %v", transport, v.GetVolumeContext())
 		}
 	}
 }

@@ -26,7 +26,12 @@ func (c *Controller) CreateVolume(ctx context.Context, req *spec.CreateVolumeReq
 	if err != nil {
 		return nil, asStatus(err)
 	}
-	return &spec.CreateVolumeResponse{Volume: c.describe(v)}, nil
+	d := c.describe(v)
+	if w.ioUring {
+		// It is no property of the volume: who stages it is told again each time.
+		d.VolumeContext = map[string]string{transportKey: transportIOUring}
+	}
+	return &spec.CreateVolumeResponse{Volume: d}, nil
 }
 
 // wanted is the volume that a CreateVolumeRequest describes.
@@ -36,6 +41,8 @@ type wanted struct {
 	size   *spec.CapacityRange // nil: no matter
 	thin   bool
 	source string // ID of the volume to clone, or ""
+
+	ioUring bool
 }
 
 func (c *Controller) parseCreate(req *spec.CreateVolumeRequest) (w wanted, err error) {
@@ -54,7 +61,7 @@ func (c *Controller) parseCreate(req *spec.CreateVolumeRequest) (w wanted, err e
 			return w, err
 		}
 	}
-	if w.thin, err = parseParameters(req.GetParameters()); err != nil {
+	if w.thin, w.ioUring, err = parseParameters(req.GetParameters()); err != nil {
 		return w, err
 	}
 	if err := checkKeys("mutable_parameters", req.GetMutableParameters()); err != nil {

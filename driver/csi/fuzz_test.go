@@ -82,7 +82,7 @@ func FuzzPaths(f *testing.F) {
 		if checkPath("path", s) == nil && (!filepath.IsAbs(s) || filepath.Clean(s) == "/" || !strings.HasPrefix(filepath.Clean("/x"+s), "/x")) {
 			t.Errorf("path %q", s)
 		}
-		if _, err := parseContext(map[string]string{deviceKey: s}); (err == nil) != (checkPath("path", s) == nil) {
+		if _, _, err := parseContext(map[string]string{deviceKey: s}); (err == nil) != (checkPath("path", s) == nil) {
 			t.Errorf("device %q: %v", s, err)
 		}
 		if err := checkName(s); errors.Is(err, errUnsupported) {

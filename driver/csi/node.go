@@ -75,7 +75,7 @@ func stageOptions(id, stagingPath string, c *spec.VolumeCapability, attributes m
 	if err != nil {
 		return o, a, err
 	}
-	if o.Device, err = parseContext(attributes); err != nil {
+	if o.Device, o.IOUring, err = parseContext(attributes); err != nil {
 		return o, a, err
 	}
 	o.StagingPath = filepath.Clean(stagingPath)

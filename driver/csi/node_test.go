@@ -31,9 +31,9 @@ func TestNodePasses(t *testing.T) {
 		}
 	}
 	stage(mountCap("xfs", "noatime"), pod)
-	d.wantDone(t, "stage {Ref:{ID:a Device:} StagingPath:/s/t Block:false FSType:xfs MountOptions:[noatime]}")
-	stage(blockCap(), map[string]string{"device": "/dev/sdb"})
-	d.wantDone(t, "stage {Ref:{ID:a Device:/dev/sdb} StagingPath:/s/t Block:true FSType: MountOptions:[]}")
+	d.wantDone(t, "stage {Ref:{ID:a Device:} StagingPath:/s/t Block:false FSType:xfs MountOptions:[noatime] IOUring:false}")
+	stage(blockCap(), map[string]string{"device": "/dev/sdb", "transport": "io_uring"})
+	d.wantDone(t, "stage {Ref:{ID:a Device:/dev/sdb} StagingPath:/s/t Block:true FSType: MountOptions:[] IOUring:true}")
 
 	publish := func(mode spec.VolumeCapability_AccessMode_Mode, readOnly bool) {
 		t.Helper()
@@ -45,7 +45,7 @@ func TestNodePasses(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	const staged = "{Ref:{ID:a Device:} StagingPath:/s Block:false FSType: MountOptions:[]}"
+	const staged = "{Ref:{ID:a Device:} StagingPath:/s Block:false FSType: MountOptions:[] IOUring:false}"
 	publish(spec.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER, false)
 	d.wantDone(t, "publish {StageOptions:"+staged+" TargetPath:/t ReadOnly:false Exclusive:false}")
 	publish(spec.VolumeCapability_AccessMode_SINGLE_NODE_MULTI_WRITER, true)

@@ -189,32 +189,57 @@ func checkKeys(field string, m map[string]string, known ...string) error {
 const (
 	thinKey   = "thin"   // "true": space is taken from the pool when it is written
 	deviceKey = "device" // image file or block device on the node
+
+	// transportKey is how requests come to the engine; see the transports.
+	transportKey = "transport"
+)
+
+// Values of transportKey.
+const (
+	transportClassic = "classic"  // the default; the engine may be restarted in use
+	transportIOUring = "io_uring" // faster when there are many requests at once
 )
 
 // parseParameters reads the parameters of a StorageClass.
-func parseParameters(m map[string]string) (thin bool, err error) {
-	if err := checkKeys("parameters", m, thinKey); err != nil {
-		return false, err
+func parseParameters(m map[string]string) (thin, ioUring bool, err error) {
+	if err := checkKeys("parameters", m, thinKey, transportKey); err != nil {
+		return false, false, err
 	}
 	switch v, ok := m[thinKey]; {
 	case !ok || v == "false":
-		return false, nil
 	case v == "true":
+		thin = true
+	default:
+		return false, false, invalid(`parameter %s is %q, want "true" or "false"`, thinKey, v)
+	}
+	ioUring, err = parseTransport("parameter", m)
+	return thin, ioUring, err
+}
+
+// parseTransport tells whether io_uring is asked for.
+func parseTransport(where string, m map[string]string) (ioUring bool, err error) {
+	switch v, ok := m[transportKey]; {
+	case !ok || v == transportClassic:
+		return false, nil
+	case v == transportIOUring:
 		return true, nil
 	default:
-		return false, invalid(`parameter %s is %q, want "true" or "false"`, thinKey, v)
+		return false, invalid("%s %s is %q, want %q or %q", where, transportKey, v, transportClassic, transportIOUring)
 	}
 }
 
 // parseContext reads the attributes of a PersistentVolume. The device is empty for
 // volumes of the pool.
-func parseContext(m map[string]string) (device string, err error) {
-	if err := checkKeys("volume_context", m, deviceKey); err != nil {
-		return "", err
+func parseContext(m map[string]string) (device string, ioUring bool, err error) {
+	if err := checkKeys("volume_context", m, deviceKey, transportKey); err != nil {
+		return "", false, err
+	}
+	if ioUring, err = parseTransport("volume_context", m); err != nil {
+		return "", false, err
 	}
 	device, ok := m[deviceKey]
 	if !ok {
-		return "", nil
+		return "", ioUring, nil
 	}
-	return device, checkPath("volume_context "+deviceKey, device)
+	return device, ioUring, checkPath("volume_context "+deviceKey, device)
 }

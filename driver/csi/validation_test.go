@@ -108,6 +108,7 @@ func TestCreateVolumeRefuses(t *testing.T) {
 			"no multiple":         {func(r R) { r.Name = "b"; capacity(1<<30+1, 1<<30+2)(r) }, codes.OutOfRange},
 			"immense":             {capacity(1<<63-1, 0), codes.OutOfRange},
 			"unknown parameter":   {func(r R) { r.Parameters["tihn"] = "true" }, codes.InvalidArgument},
+			"unknown transport":   {func(r R) { r.Parameters["transport"] = "uring" }, codes.InvalidArgument},
 			"wrong parameter":     {func(r R) { r.Parameters["thin"] = "yes" }, codes.InvalidArgument},
 			"mutable parameters":  {func(r R) { r.MutableParameters = map[string]string{"iops": "3"} }, codes.InvalidArgument},
 			"no topology":         {topologies(), codes.InvalidArgument},
@@ -210,6 +211,7 @@ func TestNodeRefuses(t *testing.T) {
 		bad := map[string]change[R]{
 			"no path":           {func(r R) { r.StagingTargetPath = "" }, codes.InvalidArgument},
 			"unknown attribute": {func(r R) { r.VolumeContext = map[string]string{"devise": "/dev/sdb"} }, codes.InvalidArgument},
+			"unknown transport": {func(r R) { r.VolumeContext = map[string]string{"transport": ""} }, codes.InvalidArgument},
 			"empty device":      {func(r R) { r.VolumeContext = map[string]string{"device": ""} }, codes.InvalidArgument},
 		}
 		addStrings(bad, "device", badPaths, func(r R, s string) { r.VolumeContext = map[string]string{"device": s} })

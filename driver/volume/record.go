@@ -20,6 +20,9 @@ type record struct {
 	// Device is the backing device of a static volume.
 	Device string `json:"device,omitempty"`
 
+	// IOUring is set if its requests are to come over io_uring where that can be.
+	IOUring bool `json:"ioUring,omitempty"`
+
 	// StagingPath is where the volume was staged last. It tells the mount that
 	// is the kubelet's from those of pods.
 	StagingPath string `json:"stagingPath,omitempty"`

@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/bowline-csi/bowline/driver/engine"
 	"github.com/bowline-csi/bowline/driver/engine/enginepb"
@@ -36,6 +38,11 @@ type StageOptions struct {
 	FSType string
 
 	MountOptions []string
+
+	// IOUring asks for requests to be brought over io_uring, which is faster when
+	// there are many at once. Users of the volume get I/O errors then when the engine
+	// dies (Status.SurvivesRestart). Where it cannot be had the volume does without.
+	IOUring bool
 }
 
 func (o StageOptions) check() error {
@@ -108,6 +115,7 @@ func (m *Manager) stage(ctx context.Context, p place, o StageOptions) (*enginepb
 	}
 	_, err = m.updateRecord(o.ID, func(r *record) {
 		r.StagingPath = staging
+		r.IOUring = o.IOUring
 		if p.pool == nil {
 			r.Device = p.path
 		}
@@ -145,7 +153,19 @@ func (m *Manager) attach(ctx context.Context, p place) (*enginepb.Volume, error)
 		req.BlockSize = poolBlockSize
 		req.KeepAllocated = !p.pool.Thin
 	}
+	r, err := m.loadRecord(p.id)
+	if err != nil {
+		return nil, err
+	}
+	req.IoUring = r.IOUring
 	v, err = m.engine.Attach(ctx, req)
+	if req.IoUring && status.Code(err) == codes.Unimplemented {
+		// It is a matter of speed, and no reason why a pod should not run on one node
+		// of many.
+		m.log.Warn("doing without io_uring", "volume", p.id, "error", status.Convert(err).Message())
+		req.IoUring = false
+		v, err = m.engine.Attach(ctx, req)
+	}
 	return v, fromEngine(p.id, "attaching", err)
 }
 

@@ -32,6 +32,9 @@ type Status struct {
 	// SurvivesRestart says that the engine can be killed without an I/O error.
 	SurvivesRestart bool
 
+	// IOUring says that requests come over io_uring.
+	IOUring bool
+
 	Staged     bool
 	Publishers []string // target paths
 
@@ -193,7 +196,7 @@ func (m *Manager) status(p place, v *enginepb.Volume, r record) (s Status, err e
 	var now *current
 	if v != nil {
 		s.Attached, s.Device, s.Size = true, v.Device, v.Size
-		s.SurvivesRestart = v.SurvivesRestart
+		s.SurvivesRestart, s.IOUring = v.SurvivesRestart, v.IoUring
 		if f := v.Failures; f != nil {
 			s.Failures = Failures{Count: f.Count, Last: f.Last, At: f.At.AsTime()}
 		}
