@@ -129,6 +129,7 @@ storageClasses:
     default: true
     fsType: xfs
     thin: true
+    transport: io_uring
     reclaimPolicy: Retain
     allowVolumeExpansion: false
     mountOptions: [noatime]
@@ -140,7 +141,7 @@ storageClasses:
 	a, b := get[storagev1.StorageClass](t, o, "StorageClass/a"), get[storagev1.StorageClass](t, o, "StorageClass/b")
 	const isDefault = "storageclass.kubernetes.io/is-default-class"
 	if a.Annotations[isDefault] != "true" || a.Annotations["x"] != "w" || a.Labels["l"] != "m" || a.Parameters["csi.storage.k8s.io/fstype"] != "xfs" ||
-		a.Parameters["thin"] != "true" || *a.ReclaimPolicy != corev1.PersistentVolumeReclaimRetain || *a.AllowVolumeExpansion ||
+		a.Parameters["thin"] != "true" || a.Parameters["transport"] != "io_uring" || *a.ReclaimPolicy != corev1.PersistentVolumeReclaimRetain || *a.AllowVolumeExpansion ||
 		!slices.Equal(a.MountOptions, []string{"noatime"}) || len(a.AllowedTopologies) != 1 {
 		t.Errorf("the class with everything is %+v", a)
 	}
