@@ -9,9 +9,6 @@ import (
 	"github.com/bowline-csi/bowline/driver/bow/bowlog"
 )
 
-// maxCopy is the most that is read and written in one go for a backup, bytes.
-const maxCopy = 1 << 20
-
 // backup is what one request has to save before it may overwrite its range:
 // which blocks, and where their copies go. It is made in one step under
 // Engine.mu, so that a request that cannot be done changes nothing.
@@ -385,7 +382,7 @@ func (e *Engine) copyBlocks(c copyJob) (bowlog.Entry, error) {
 	buf := copyBuffer(length)
 	defer releaseCopyBuffer(buf)
 	for done := int64(0); done < length; {
-		p := buf[:min(length-done, int64(len(buf)))]
+		p := (*buf)[:min(length-done, int64(len(*buf)))]
 		if _, err := e.dev.ReadAt(p, c.from.start*e.blockSize+done); err != nil {
 			return entry, fmt.Errorf("reading the old content: %w", err)
 		}
@@ -401,25 +398,34 @@ func (e *Engine) copyBlocks(c copyJob) (bowlog.Entry, error) {
 	return entry, nil
 }
 
-// smallCopy is the length of the buffers that are used again, bytes. Most copies
-// are short, and there are many.
-const smallCopy = 64 << 10
+// Copies are made in pieces of up to largeCopy bytes; buffers are used again. Most
+// copies are short, and there are many.
+const (
+	smallCopy = 64 << 10
+	largeCopy = 256 << 10
+)
 
-var smallCopies = sync.Pool{New: func() any {
-	buf := blockdev.Buffer(smallCopy)
-	return &buf
-}}
+var smallCopies, largeCopies = copyBuffers(smallCopy), copyBuffers(largeCopy)
 
-// copyBuffer returns a buffer for a copy of length bytes, in pieces if need be.
-func copyBuffer(length int64) []byte {
-	if length > smallCopy {
-		return blockdev.Buffer(int(min(length, maxCopy)))
-	}
-	return *smallCopies.Get().(*[]byte)
+func copyBuffers(length int) *sync.Pool {
+	return &sync.Pool{New: func() any {
+		buf := blockdev.Buffer(length)
+		return &buf
+	}}
 }
 
-func releaseCopyBuffer(buf []byte) {
-	if len(buf) == smallCopy {
-		smallCopies.Put(&buf)
+// copyBuffer returns a buffer for a copy of length bytes, in pieces if need be.
+func copyBuffer(length int64) *[]byte {
+	if length > smallCopy {
+		return largeCopies.Get().(*[]byte)
+	}
+	return smallCopies.Get().(*[]byte)
+}
+
+func releaseCopyBuffer(buf *[]byte) {
+	if len(*buf) == smallCopy {
+		smallCopies.Put(buf)
+	} else {
+		largeCopies.Put(buf)
 	}
 }

@@ -221,7 +221,7 @@ func (e *Engine) takeBlock0(c *newCheckpoint) error {
 func (e *Engine) writeFreeMap(c *newCheckpoint) error {
 	for i := 0; i < len(c.mapAt); {
 		n := 1
-		for i+n < len(c.mapAt) && c.mapAt[i+n] == c.mapAt[i]+int64(n) && int64(n+1)*e.blockSize <= maxCopy {
+		for i+n < len(c.mapAt) && c.mapAt[i+n] == c.mapAt[i]+int64(n) && int64(n+1)*e.blockSize <= largeCopy {
 			n++
 		}
 		buf := blockdev.Buffer(n * int(e.blockSize))

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestNeighbours: with the second write to a neighbourhood all of it is backed up, and
-// what is written there later costs no more than the write.
+// TestNeighbours: with the second write to 64 KiB all of it is backed up, and more if
+// enough of that has a backup; what is written there later costs no more than the write.
 func TestNeighbours(t *testing.T) {
 	const bs, inUse = 4096, 512 // 16 blocks are a neighbourhood
 	f := newFixture(t, bs, 2048, inUse)
@@ -29,8 +29,13 @@ func TestNeighbours(t *testing.T) {
 	if n := f.tap.reset(); n['r'] != 0 || n['f'] != 0 || n['w'] != 16 {
 		t.Errorf("writes to what is backed up: %v", n)
 	}
-	backedUp(5, 'd', 18)
-	backedUp(6, 'd', 17+15) // without block 0
+	backedUp(300, 'd', 18)
+	backedUp(5, 'd', 1+255) // 1 MiB, without block 0: more than a sixteenth had a backup
+	f.tap.reset()
+	backedUp(250, 'd', 1+255)
+	if n := f.tap.reset(); n['r'] != 0 {
+		t.Errorf("copied again: %v", n)
+	}
 	f.wantRollback(inUse)
 }
 
