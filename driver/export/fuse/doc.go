@@ -50,6 +50,19 @@
 // nothing: what is written does not depend on what was there, and requests that
 // overlap with one under way have no order.
 //
+// # io_uring
+//
+// With Options.IOUring, requests come over io_uring (Linux 6.14): the kernel puts them
+// into memory that was lent to it, and one system call hands in all replies and takes
+// all requests that there are. Reads and writes with which there is nothing else to do
+// the same ring does on the file or device below (blockdev.Shortcut); the rest is for
+// workers. The price is that there is no taking over: the entries are the process's,
+// and the requests in them fail when it dies. What it leaves behind is a dead export
+// like any other.
+//
+// The rings must not outlive the descriptors of the process, or the connection would
+// not end with it; so their memory is not mapped from them (package iouring).
+//
 // # Speed
 //
 // All reads and writes of a loop device with direct I/O are asynchronous; each

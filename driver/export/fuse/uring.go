@@ -178,7 +178,18 @@ func (s *server) begun() error {
 	if s.uring == nil {
 		return nil
 	}
-	return <-s.uring.ready
+	select {
+	case err := <-s.uring.ready:
+		return err
+	case <-s.done:
+	}
+	select {
+	case err := <-s.uring.ready: // it has begun, and ended
+		return err
+	default:
+		s.uring.free()
+		return errors.New("FUSE over io_uring: the connection ended before it began")
+	}
 }
 
 // loop works until the connection has ended. Its goroutine keeps the thread to itself,
