@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 const runs = "A test runs the next block with an image that has an open checkpoint."
@@ -32,6 +33,8 @@ func TestRecovery(t *testing.T) {
 					cmd.Dir = dir
 					cmd.Env = append(env, "image="+filepath.Join(dir, "image"))
 					cmd.Stdin = strings.NewReader(script)
+					// A daemon that a script leaves when it stops half-way has its output.
+					cmd.WaitDelay = 5 * time.Second
 					said, err := cmd.CombinedOutput()
 					t.Logf("%s", said)
 					if err != nil {
