@@ -104,6 +104,9 @@ func (e *Engine) readLogLocked(head *bowlog.Block, old *memory) error {
 		return err
 	}
 	for _, r := range head.Ext.Reserve {
+		if r.Sectors == 0 {
+			continue // wherever it begins
+		}
 		start := int64(r.Start / perBlock)
 		types.Set(start, start+int64(r.Sectors/perBlock), Spare)
 	}
