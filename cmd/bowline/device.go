@@ -248,6 +248,7 @@ type volumeReport struct {
 	Size      int64  `json:"size"`
 	BlockSize int32  `json:"blockSize"`
 	Free      int64  `json:"free"` // usable for backups, as far as known
+	IOUring   bool   `json:"ioUring,omitempty"`
 
 	// Operations of the backing device that failed.
 	DeviceErrors    uint64    `json:"deviceErrors"`
@@ -281,7 +282,7 @@ func report(v *enginepb.Volume, a *attachment) (volumeReport, error) {
 	}
 	r := volumeReport{
 		Name: v.Name, Path: v.Path, Device: v.Device, MountedAt: mountpoint,
-		State: stateNames[v.State], Size: v.Size, BlockSize: v.BlockSize, Free: v.Free,
+		State: stateNames[v.State], Size: v.Size, BlockSize: v.BlockSize, Free: v.Free, IOUring: v.IoUring,
 	}
 	if f := v.Failures; f != nil {
 		r.DeviceErrors, r.LastDeviceError, r.DeviceErrorAt = f.Count, f.Last, f.At.AsTime()
@@ -302,6 +303,9 @@ func (r volumeReport) write(out io.Writer) error {
 	}
 	line("Backing device", "%s", r.Path)
 	line("Mapped device", "%s", r.Device)
+	if r.IOUring {
+		line("Requests", "over io_uring")
+	}
 	if r.MountedAt != "" {
 		line("Mounted at", "%s", r.MountedAt)
 	}

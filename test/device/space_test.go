@@ -240,55 +240,66 @@ func TestBlock0(t *testing.T) {
 // and the checkpoint is there.
 func TestKilled(t *testing.T) {
 	for _, k := range both {
-		t.Run(k.name, func(t *testing.T) {
-			r := newRand(t)
-			v := newHost(t).newImage("image", k.size)
-			k.make(t, v.path)
-			v.attachInBackground()
-			pid := v.peer()
-			v.mount()
-			plant(t, r, v.in("still"), 5*mib)
-			want := readTree(t, v.in("still"))
-			l := startLoad(t, v.in("load"))
-			from := l.before()
-			v.must("checkpoint", v.mountpoint)
-			to := l.after()
-			opened := v.status()
-			wreck(t, r, v.in("still"), 5*mib)
-			time.Sleep(200 * time.Millisecond)
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
+		t.Run(k.name, func(t *testing.T) { killed(t, k) })
+		t.Run(k.name+" over io_uring", func(t *testing.T) {
+			if _, err := os.Stat("/sys/module/fuse/parameters/enable_uring"); err != nil {
+				t.Skipf("SKIPPED: this kernel has no FUSE over io_uring: %v", err)
 			}
-			eventually(t, "a writer sees an error", func() bool {
-				l.mu.Lock()
-				defer l.mu.Unlock()
-				return len(l.failed) > 0
-			})
-			t.Logf("writers: %v", l.end())
-			v.exits(exitState, "restore", v.path)
-			v.exits(exitState, "attach", v.path)
-			v.exits(exitState, "detach", v.path)
-			v.exits(exitState, "status", v.mountpoint)
-			v.umount()
-			// The first command that needs the bare image removes what is left, if
-			// nobody asked for it before.
-			if k.isExt4() {
-				v.must("detach", v.path)
-			} else {
-				v.must("verify", v.path)
-			}
-			v.ended(-1)
-			if list := strings.TrimSpace(v.must("list", "-o", "json")); list != "[]" {
-				t.Errorf("list after the end: %s", list)
-			}
-			v.exits(exitState, "status", v.path)
-			v.must("inspect", v.path)
-			v.resume(opened.Checkpoint)
-			wreck(t, r, v.in("still"), 5*mib)
-			v.restore(k)
-			readTree(t, v.in("still")).mustEqual(t, want, "after the rollback")
-			checkLoad(t, v.in("load"), from, to)
-			v.finish(k)
+			killed(t, k, "--io-uring")
 		})
 	}
+}
+
+func killed(t *testing.T, k kind, flags ...string) {
+	r := newRand(t)
+	v := newHost(t).newImage("image", k.size)
+	k.make(t, v.path)
+	v.attachInBackground(flags...)
+	pid := v.peer()
+	v.mount()
+	plant(t, r, v.in("still"), 5*mib)
+	want := readTree(t, v.in("still"))
+	l := startLoad(t, v.in("load"))
+	from := l.before()
+	v.must("checkpoint", v.mountpoint)
+	to := l.after()
+	opened := v.status()
+	if opened.IOUring != (flags != nil) {
+		t.Errorf("over io_uring: %t", opened.IOUring)
+	}
+	wreck(t, r, v.in("still"), 5*mib)
+	time.Sleep(200 * time.Millisecond)
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a writer sees an error", func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.failed) > 0
+	})
+	t.Logf("writers: %v", l.end())
+	v.exits(exitState, "restore", v.path)
+	v.exits(exitState, "attach", v.path)
+	v.exits(exitState, "detach", v.path)
+	v.exits(exitState, "status", v.mountpoint)
+	v.umount()
+	// The first command that needs the bare image removes what is left, if
+	// nobody asked for it before.
+	if k.isExt4() {
+		v.must("detach", v.path)
+	} else {
+		v.must("verify", v.path)
+	}
+	v.ended(-1)
+	if list := strings.TrimSpace(v.must("list", "-o", "json")); list != "[]" {
+		t.Errorf("list after the end: %s", list)
+	}
+	v.exits(exitState, "status", v.path)
+	v.must("inspect", v.path)
+	v.resume(opened.Checkpoint)
+	wreck(t, r, v.in("still"), 5*mib)
+	v.restore(k)
+	readTree(t, v.in("still")).mustEqual(t, want, "after the rollback")
+	checkLoad(t, v.in("load"), from, to)
+	v.finish(k)
 }

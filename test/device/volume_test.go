@@ -198,6 +198,11 @@ type status struct {
 	Name, Path, Device, MountedAt, State string
 
 	Size, BlockSize, Free int64
+	IOUring               bool
+
+	DeviceErrors    uint64
+	LastDeviceError string
+	DeviceErrorAt   time.Time
 
 	Checkpoint                                  string
 	Opened                                      time.Time
