@@ -40,10 +40,6 @@ type bench struct {
 	run     time.Duration // how long a work runs for one figure
 	results *Results
 	images  string // directory for the images
-
-	// attachArgs are further arguments of `bowline device attach` for all
-	// devices: another way to serve them is measured by naming it here.
-	attachArgs []string
 }
 
 // sizes say how large things are; tests do with less.
@@ -74,6 +70,7 @@ type part struct {
 // alone are the parts that need no devices in common.
 var alone = []part{
 	{"memory", (*bench).memory},
+	{"idle", (*bench).idle},
 	{"extents", (*bench).extentsMemory},
 	{"filesystem", (*bench).filesystem},
 	{"size", (*bench).volumeSizes},

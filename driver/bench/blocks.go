@@ -27,9 +27,9 @@ func (s sizes) free() region { return region{s.image / 2, s.image / 2} }
 // The set-ups of fio. Goals are those of states 0 and 2 against the raw device.
 var works = []work{
 	{key: "randread-1", name: "4 KiB random read, depth 1", rw: "randread", blockSize: 4 << 10, depth: 1, goal: 0.80},
-	{key: "randread-32", name: "4 KiB random read, depth 32", rw: "randread", blockSize: 4 << 10, depth: 32, goal: 0.42},
+	{key: "randread-32", name: "4 KiB random read, depth 32", rw: "randread", blockSize: 4 << 10, depth: 32, goal: 0.42, uring: 0.65},
 	{key: "randwrite-1", name: "4 KiB random write, depth 1", rw: "randwrite", blockSize: 4 << 10, depth: 1, goal: 0.80},
-	{key: "randwrite-32", name: "4 KiB random write, depth 32", rw: "randwrite", blockSize: 4 << 10, depth: 32, goal: 0.42},
+	{key: "randwrite-32", name: "4 KiB random write, depth 32", rw: "randwrite", blockSize: 4 << 10, depth: 32, goal: 0.42, uring: 0.65},
 	{key: "read", name: "256 KiB sequential read", rw: "read", blockSize: 256 << 10, depth: 32, goal: 0.90},
 	{key: "write", name: "256 KiB sequential write", rw: "write", blockSize: 256 << 10, depth: 32, goal: 0.90},
 }
@@ -47,6 +47,7 @@ type devices struct {
 	raw                         string // block device
 	rawImage                    string
 	trim, checkpoint, committed *mapped // by state
+	uring                       *mapped // in state 2, over io_uring; nil where there is none
 }
 
 // blocks measures the three states on the mapped device itself, and restoring.
@@ -58,7 +59,7 @@ func (b *bench) blocks(ctx context.Context) (err error) {
 	var d devices
 	var closers closers
 	defer func() { err = errors.Join(err, closers.close()) }()
-	b.progress("writing four images of %d MiB", b.image/mib)
+	b.progress("writing five images of %d MiB", b.image/mib)
 	image := func(name string) (string, error) {
 		path := filepath.Join(b.images, name+".img")
 		return path, writeImage(path, b.image, ctx.Err)
@@ -83,6 +84,18 @@ func (b *bench) blocks(ctx context.Context) (err error) {
 		// Restoring replaces the mapping.
 		closers.add(func() error { return (*m).detach() })
 	}
+	path, err := image("uring")
+	if err != nil {
+		return err
+	}
+	if d.uring, err = b.attach(ctx, path, "--io-uring"); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		b.progress("io_uring is not measured: %v", err)
+	} else {
+		closers.add(d.uring.detach)
+	}
 	// Something is free in each of them, as it would be in use.
 	if err := d.trim.discard(b.free()); err != nil {
 		return err
@@ -92,6 +105,11 @@ func (b *bench) blocks(ctx context.Context) (err error) {
 	}
 	if err := d.committed.commit(ctx); err != nil {
 		return err
+	}
+	if d.uring != nil {
+		if err := errors.Join(d.uring.fresh(ctx, b.free()), d.uring.commit(ctx)); err != nil {
+			return err
+		}
 	}
 
 	for round := range b.Rounds {
@@ -137,6 +155,13 @@ func (b *bench) states(ctx context.Context, d devices, w work) error {
 	}
 	row("state0", "state 0", "raw", w.goal).compare(raw, trim)
 	row("state2", "state 2", "raw", w.goal).compare(raw, committed)
+	if d.uring != nil {
+		uring, err := loop(d.uring.device)
+		if err != nil {
+			return err
+		}
+		row("uring", "state 2 over io_uring", "raw", w.uring).compare(raw, uring)
+	}
 	if !w.writes() {
 		if err := d.checkpoint.fresh(ctx, b.free()); err != nil {
 			return err

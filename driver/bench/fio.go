@@ -17,6 +17,7 @@ type work struct {
 	blockSize int    // bytes
 	depth     int    // requests under way at once
 	goal      float64
+	uring     float64 // goal over io_uring; 0: none
 }
 
 func (w work) writes() bool { return w.rw == "write" || w.rw == "randwrite" }

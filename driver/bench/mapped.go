@@ -36,9 +36,9 @@ type mapped struct {
 	detached bool
 }
 
-// attach attaches an image. The process ends with detach, and otherwise as soon
+// attach attaches an image, with further options of `bowline device attach`. The process ends with detach, and otherwise as soon
 // as this one is gone.
-func (b *bench) attach(ctx context.Context, image string) (_ *mapped, err error) {
+func (b *bench) attach(ctx context.Context, image string, options ...string) (_ *mapped, err error) {
 	dir, err := os.MkdirTemp("", "bowline-bench-")
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func (b *bench) attach(ctx context.Context, image string) (_ *mapped, err error)
 			err = errors.Join(fmt.Errorf("attaching %s: %w", image, err), os.RemoveAll(dir))
 		}
 	}()
-	args := append([]string{"device", "--run-dir", dir, "attach", "--block-size", strconv.Itoa(blockSize)}, b.attachArgs...)
+	args := append([]string{"device", "--run-dir", dir, "attach", "--block-size", strconv.Itoa(blockSize)}, options...)
 	m.cmd = exec.Command(b.Program, append(args, image)...)
 	m.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGTERM}
 	m.cmd.Stderr = m.said

@@ -157,9 +157,14 @@ func (e *Engine) prepareLocked(l *rangeLock, start, end int64) (*backup, error) 
 		}
 	}
 	b.moves = e.cutShadowsLocked(b.moves, b)
-	if len(b.originals) > 0 && (l.start < start || end < l.end) && e.roomForAllLocked(end-start) {
-		b.originals = e.extentsLocked(l.start, l.end, Unchanged)
-		b.neighbours = true
+	if len(b.originals) > 0 && (l.start < start || end < l.end) {
+		all, n := e.extentsLocked(l.start, l.end, Unchanged), int64(0)
+		for _, x := range all {
+			n += x.len()
+		}
+		if e.plentyLocked(n, end-start) {
+			b.originals, b.neighbours = all, true
+		}
 	}
 
 	before := e.typesOfLocked(b.freed)

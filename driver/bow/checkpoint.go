@@ -275,6 +275,7 @@ func (e *Engine) enterCheckpointLocked(b *bowlog.Block) {
 	e.mu.scanning = false
 	e.mu.opened, e.mu.id, e.mu.moved = b.Ext.Opened, b.Ext.Checkpoint, 0
 	e.mu.policy = b.Ext.CommitWhenFull
+	e.mu.room = e.availableLocked()
 	e.setStateLocked(Checkpoint)
 }
 

@@ -57,6 +57,7 @@ type Engine struct {
 		scanning bool       // since StartTrim: writes make blocks Written
 
 		sector0 int64    // block with the live content of block 0
+		room    int64    // blocks that backups could use when the checkpoint was opened, or carried on with
 		shadows [2]int64 // blocks with second copies of the log block
 		opened  time.Time
 		id      bowlog.ID

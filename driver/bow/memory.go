@@ -12,7 +12,7 @@ import (
 // (Stale). When only the process dies it need not be: memory that outlives it, and
 // that the engine keeps up to date, tells.
 //
-// The memory has two bits for each block, in its two halves:
+// The memory has two bits for each block, in its two halves (bitmap):
 //
 //	free   set: Free, Spare or Reserved; nobody will miss the content, unless
 //	       the log names the block
@@ -40,7 +40,7 @@ const (
 
 // MemorySize is the number of bytes that Remember needs for a device of so many
 // blocks.
-func MemorySize(blocks int64) int64 { return 2*((blocks+7)/8) + tailBytes }
+func MemorySize(blocks int64) int64 { return 2*bitmapSize(blocks) + tailBytes }
 
 // Remember makes the engine keep in mem what its successor needs to know, see
 // TakeOver, from now on. mem has to outlive the process. If it is larger than
@@ -94,7 +94,7 @@ func newMemory(mem []byte) memory {
 	bits := len(mem) - tailBytes
 	half := bits / 2
 	tail := mem[bits:]
-	return memory{free: mem[:half], stale: mem[half : 2*half], end: tail[:endedBytes], flush: tail[endedBytes:]}
+	return memory{free: newBitmap(mem[:half]), stale: newBitmap(mem[half : 2*half]), end: tail[:endedBytes], flush: tail[endedBytes:]}
 }
 
 // ended returns the checkpoint that ended for want of space, or nothing.
@@ -151,7 +151,7 @@ func (m *typeMap) remember(start, end int64, t Type) {
 }
 
 func (m *typeMap) rememberAll() {
-	if m.memory.free == nil {
+	if m.memory.free.size() == 0 {
 		return
 	}
 	for x := range m.Extents(0, m.Size()) {
@@ -178,55 +178,3 @@ func (m *typeMap) recall(old memory, start, end int64) {
 		at = n
 	}
 }
-
-// bitmap has a bit for each block; those behind its end are not set.
-type bitmap []byte
-
-// set sets or clears the bits [start, end).
-func (b bitmap) set(start, end int64, on bool) {
-	end = min(end, int64(len(b))*8)
-	for start < end {
-		i, from := start/8, start%8
-		n := min(8-from, end-start)
-		mask := byte((1<<n - 1) << from)
-		old := b[i]
-		now := old &^ mask
-		if on {
-			now = old | mask
-		}
-		if now != old { // memory that was never touched does not exist
-			b[i] = now
-		}
-		start += n
-	}
-}
-
-// run returns the bit at start, and where the bits that are like it end, at end at
-// the latest.
-func (b bitmap) run(start, end int64) (on bool, stop int64) {
-	limit := min(end, int64(len(b))*8)
-	if start >= limit {
-		return false, end
-	}
-	on = b.get(start)
-	whole := byte(0)
-	if on {
-		whole = 0xff
-	}
-	for stop = start + 1; stop < limit; {
-		if stop%8 == 0 && stop+8 <= limit && b[stop/8] == whole {
-			stop += 8
-			continue
-		}
-		if b.get(stop) != on {
-			return on, stop
-		}
-		stop++
-	}
-	if !on {
-		stop = end
-	}
-	return on, stop
-}
-
-func (b bitmap) get(i int64) bool { return b[i/8]&(1<<(i%8)) != 0 }

@@ -13,9 +13,9 @@ const busyShare = 16
 // again. So then all of it is backed up, and what is written there later is as fast as
 // without a checkpoint.
 //
-// That costs space that may never be needed. It is done only as long as all that is in
-// use would fit into what is free: then backups cannot run out of space, except for
-// what the file system takes, and it is looked at anew each time.
+// That costs space that may never be needed, and without space there is no checkpoint.
+// So it is done only as long as three quarters would be left: of what was free at the
+// checkpoint, or of what it takes to back up everything that is still in use.
 
 // withNeighbours returns the range to lock for overwriting [start, end): this, or it
 // and what is worth being backed up with it.
@@ -23,28 +23,33 @@ func (e *Engine) withNeighbours(start, end int64) (int64, int64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	types := e.mu.types
-	if x := types.Get(start); x.End >= end && x.Value != Unchanged || start == 0 || !e.roomForAllLocked(end-start) {
+	if x := types.Get(start); x.End >= end && x.Value != Unchanged || start == 0 {
 		return start, end
 	}
 	for _, size := range neighbourhoods {
 		n := size / e.blockSize
 		// Block 0 is nobody's neighbour.
 		from, to := max(start&^(n-1), 1), min((end+n-1)&^(n-1), types.Size())
-		var kept int64
+		var kept, rest int64
 		for x := range types.Extents(from, to) {
-			if x.Value == Changed {
+			switch x.Value {
+			case Changed:
 				kept += x.Len()
+			case Unchanged:
+				rest += x.Len()
 			}
 		}
-		if kept >= max((to-from)/busyShare, 1) {
+		if kept >= max((to-from)/busyShare, 1) && e.plentyLocked(rest, end-start) {
 			return from, to
 		}
 	}
 	return start, end
 }
 
-// roomForAllLocked tells whether everything in use could be backed up and still there
-// is room for what a request for so many blocks needs besides.
-func (e *Engine) roomForAllLocked(blocks int64) bool {
-	return e.availableLocked() >= e.mu.types.Total(Unchanged.Class())+blocks+3
+// plentyLocked tells whether so many blocks can be backed up for a request of the given
+// length, though not all of that is necessary.
+func (e *Engine) plentyLocked(blocks, request int64) bool {
+	// It may have to move as many copies, the shadows and the live block 0.
+	left := e.availableLocked() - blocks - request - 3
+	return left >= min(e.mu.types.Total(Unchanged.Class()), e.mu.room)/4*3
 }

@@ -5,6 +5,9 @@ import (
 	"testing"
 )
 
+// apart is a distance of blocks that are no neighbours, unless very many are written.
+const apart = 131
+
 // TestNeighbours: with the second write to 64 KiB all of it is backed up, and more if
 // enough of that has a backup; what is written there later costs no more than the write.
 func TestNeighbours(t *testing.T) {
@@ -65,17 +68,27 @@ func TestNeighbourCannotBeRead(t *testing.T) {
 	f.wantRollback(inUse)
 }
 
-// TestNoRoomForNeighbours: where more is in use than is free, nothing is backed up
-// that need not be.
+// TestNoRoomForNeighbours: when a quarter of what was free is used, nothing is backed up
+// any more that need not be.
 func TestNoRoomForNeighbours(t *testing.T) {
-	const bs, inUse = 4096, 512
-	f := newFixture(t, bs, 1000, inUse)
+	const bs, inUse, free = 4096, 4096, 512
+	f := newFixture(t, bs, inUse+free, inUse)
 	f.checkpoint()
-	for b := int64(32); b < 48; b += 2 {
+	written, before := int64(0), int64(0)
+	for b := int64(64); b < inUse; b += 8 { // two in each neighbourhood
 		f.must(f.write(b, 'a'))
+		written++
+		kept := f.engine.Stats().BackedUp / bs
+		if f.engine.Stats().Free/bs < free*3/4-16 && kept > before+1 {
+			t.Fatalf("%d blocks more are backed up after write %d, with %d free of %d", kept-before, written, f.engine.Stats().Free/bs, free)
+		}
+		before = kept
+		if f.engine.Stats().Free < 32*bs {
+			break
+		}
 	}
-	if got := f.engine.Stats().BackedUp; got != 8*bs {
-		t.Errorf("%d bytes are backed up", got)
+	if before < written+10 || written < free/2 {
+		t.Errorf("%d blocks are backed up after %d writes", before, written)
 	}
 	f.wantRollback(inUse)
 }

@@ -94,7 +94,7 @@ func (e *Engine) readLogLocked(head *bowlog.Block, old *memory) error {
 			held = append(held, extent{start: start, end: start + 1})
 		},
 		func(start, end int64) {
-			if old != nil && old.free != nil {
+			if old != nil && old.free.size() > 0 {
 				types.recall(*old, start, end)
 				return
 			}

@@ -10,7 +10,8 @@ import (
 
 // memory is what the engine keeps in mind for its successor (bow.Engine.Remember),
 // in pages of a file without a name. They live as long as somebody holds the
-// descriptor, and cost what was touched: 64 KiB for a gigabyte of a volume at most.
+// descriptor, and cost what was touched: 64 KiB for a gigabyte of a volume at most, and
+// nothing where all is in use or all is free.
 type memory struct {
 	fd  int
 	mem []byte
