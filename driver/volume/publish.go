@@ -22,6 +22,8 @@ type PublishOptions struct {
 	// device. It is made if only its last part is missing.
 	TargetPath string
 
+	// ReadOnly makes the mount at the target path read-only. That keeps nobody from
+	// writing to a block device; the kubelet has the runtime of the containers do it.
 	ReadOnly bool
 
 	// Exclusive refuses if there is another user.
@@ -36,11 +38,6 @@ func (m *Manager) Publish(ctx context.Context, o PublishOptions) error {
 	}
 	if !filepath.IsAbs(o.TargetPath) {
 		return fmt.Errorf("volume %s: target path %q is not absolute: %w", o.ID, o.TargetPath, ErrInvalid)
-	}
-	if o.Block && o.ReadOnly {
-		// A read-only mount of a device node does not keep anybody from
-		// writing to the device.
-		return fmt.Errorf("volume %s: a block device cannot be published read-only: %w", o.ID, ErrUnsupported)
 	}
 	s, err := m.enter(ctx, o.ID)
 	if err != nil {

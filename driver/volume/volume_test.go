@@ -101,7 +101,11 @@ func TestBlock(t *testing.T) {
 	}
 	ro := n.options(id, "b")
 	ro.Block, ro.ReadOnly = true, true
-	n.want(n.Publish(ctx, ro), volume.ErrUnsupported)
+	n.must(n.Publish(ctx, ro))
+	if u, _, err := filesystem.MountedAt(ro.TargetPath); err != nil || !u.ReadOnly {
+		t.Errorf("published read-only: %+v, %v", u, err)
+	}
+	n.must(n.Unpublish(ctx, id, ro.TargetPath))
 	n.must(f.Close())
 	n.must(n.Unpublish(ctx, id, o.TargetPath))
 	n.must(n.Unstage(ctx, id, o.StagingPath))

@@ -8,6 +8,9 @@ set -euo pipefail
 exec </dev/null
 cd "$(dirname "$0")/../.."
 out=$PWD/bin/storage-e2e here=$PWD/test/storage-e2e image=bowline:storage-e2e
+# The cluster, and so the pool of its node, is on an XFS, which can share blocks: a
+# volume in use cannot be cloned otherwise.
+disk=/var/tmp/bowline-storage-e2e.img
 export BOWLINE_CLUSTER_STATE=/var/tmp/bowline-storage-e2e
 
 # What is not run.
@@ -27,13 +30,19 @@ skip=(
 	exit 1
 }
 step() { printf '== %s  [%s s]\n' "$*" "$SECONDS"; }
+end_cluster() {
+	"$out/cluster" down || return
+	if mountpoint -q "$BOWLINE_CLUSTER_STATE"; then umount "$BOWLINE_CLUSTER_STATE" || return; fi
+	rm -rf "$BOWLINE_CLUSTER_STATE" "$disk"
+}
 down() {
 	local code=$?
 	trap - EXIT
-	"$out/cluster" down && rm -rf "$BOWLINE_CLUSTER_STATE" || code=1
+	end_cluster || code=1
 	exit "$code"
 }
 
+hack/install-packages.sh xfsprogs mount
 step "Programs"
 mkdir -p "$out/agnhost"
 CGO_ENABLED=0 go build -C "$here" -trimpath -ldflags '-s -w' -o "$out/agnhost/" k8s.io/kubernetes/test/images/agnhost
@@ -44,8 +53,12 @@ go build -o "$out/cluster" ./hack/cluster
 step "Cluster"
 trap 'exit 130' INT
 trap 'exit 143' TERM
-"$out/cluster" down # what a run that was killed left
+end_cluster # what a run that was killed left
 trap down EXIT
+truncate -s 30G "$disk"
+mkfs.xfs -q "$disk"
+mkdir "$BOWLINE_CLUSTER_STATE"
+mount -o loop "$disk" "$BOWLINE_CLUSTER_STATE"
 "$out/cluster" up
 KUBECONFIG=$("$out/cluster" kubeconfig)
 export KUBECONFIG
