@@ -35,8 +35,13 @@ const minBlocks = 16
 // Engine is the backup-on-write engine. It is a blockdev.Device.
 type Engine struct {
 	dev       blockdev.Device
-	blockSize int64        // bytes
-	size      atomic.Int64 // bytes, whole blocks
+	blockSize int64 // bytes
+
+	// neighbourhoods are the lengths of what may be backed up together, the longest
+	// first; see withNeighbours.
+	neighbourhoods []int64
+
+	size atomic.Int64 // bytes, whole blocks
 
 	// transition is held for reading by every request that depends on the
 	// state or on where block 0 is, for as long as its I/O lasts, and for
@@ -152,7 +157,7 @@ func open(dev blockdev.Device, blockSize int, old *memory) (*Engine, error) {
 			size = min(size, was)
 		}
 	}
-	e := &Engine{dev: dev, blockSize: int64(blockSize)}
+	e := &Engine{dev: dev, blockSize: int64(blockSize), neighbourhoods: neighbourhoods[:]}
 	e.size.Store(size)
 	e.mu.types = &typeMap{Map: rangemap.New(size/e.blockSize, Unchanged)}
 	e.mu.reserved = sync.NewCond(&e.mu)

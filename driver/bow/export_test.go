@@ -16,3 +16,9 @@ func (e *Engine) Types() string {
 	}
 	return string(out)
 }
+
+// BackUpAlone makes e back up nothing but what is overwritten, for tests that count.
+func (e *Engine) BackUpAlone() { e.neighbourhoods = nil }
+
+// BackUpNeighbours undoes BackUpAlone.
+func (e *Engine) BackUpNeighbours() { e.neighbourhoods = neighbourhoods[:] }

@@ -14,7 +14,7 @@ import (
 // for want of space for backups: the checkpoint is not ended for it.
 func TestHostFull(t *testing.T) {
 	perBlockSize(t, func(t *testing.T, bs int) {
-		f := newFixture(t, bs, 4096, 2048)
+		f := newFixture(t, bs, 256, 128)
 		f.must(f.engine.Checkpoint(t.Context(), bow.CheckpointOptions{CommitWhenFull: true}))
 		id := f.engine.Stats().ID
 		// The n-th operation of a first overwrite fails, for all n.
@@ -26,13 +26,13 @@ func TestHostFull(t *testing.T) {
 				}
 				return nil
 			})
-			err := f.write(int64(n)*apart, 99)
+			err := f.write(int64(n), 99)
 			f.tap.intercept(nil)
 			s := f.engine.Stats()
 			if s.State != bow.Checkpoint || s.ID != id || s.OutOfSpace != 0 {
 				t.Fatalf("write %d: %+v", n, s)
 			}
-			f.wantRollback(2048)
+			f.wantRollback(128)
 			if err == nil {
 				if seen.Load() >= n {
 					t.Errorf("write %d: nobody is told", n)
@@ -45,8 +45,8 @@ func TestHostFull(t *testing.T) {
 			if !errors.Is(err, unix.ENOSPC) || errors.Is(err, bow.ErrNoSpace) {
 				t.Errorf("write %d: %v", n, err)
 			}
-			f.must(f.write(int64(n)*apart, 98))
-			f.wantRollback(2048)
+			f.must(f.write(int64(n), 98))
+			f.wantRollback(128)
 		}
 		if err := f.engine.Flush(); err != nil {
 			f.must(f.engine.Flush()) // a flush of the log had failed

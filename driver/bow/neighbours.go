@@ -5,13 +5,14 @@ package bow
 // neighbourhoods of each length.
 var neighbourhoods = [...]int64{1 << 20, 256 << 10, 64 << 10}
 
-// busyShare says when: this part of a neighbourhood has a backup.
+// busyShare says when one is backed up that is not the shortest: this part of it has a
+// backup.
 const busyShare = 16
 
 // Backing up one block costs a read, a write, a write of the log and a flush, and
-// backing up sixteen costs hardly more. Who has written to a neighbourhood will do so
-// again. So then all of it is backed up, and what is written there later is as fast as
-// without a checkpoint.
+// backing up sixteen costs hardly more. Who writes somewhere will likely write next to
+// it too. So what is around it is backed up as well, and more of it if more was
+// overwritten there. What is written there later is as fast as without a checkpoint.
 //
 // That costs space that may never be needed, and without space there is no checkpoint.
 // So it is done only as long as three quarters would be left: of what was free at the
@@ -26,7 +27,7 @@ func (e *Engine) withNeighbours(start, end int64) (int64, int64) {
 	if x := types.Get(start); x.End >= end && x.Value != Unchanged || start == 0 {
 		return start, end
 	}
-	for _, size := range neighbourhoods {
+	for i, size := range e.neighbourhoods {
 		n := size / e.blockSize
 		// Block 0 is nobody's neighbour.
 		from, to := max(start&^(n-1), 1), min((end+n-1)&^(n-1), types.Size())
@@ -39,7 +40,7 @@ func (e *Engine) withNeighbours(start, end int64) (int64, int64) {
 				rest += x.Len()
 			}
 		}
-		if kept >= max((to-from)/busyShare, 1) && e.plentyLocked(rest, end-start) {
+		if (kept >= (to-from)/busyShare || i == len(e.neighbourhoods)-1) && e.plentyLocked(rest, end-start) {
 			return from, to
 		}
 	}

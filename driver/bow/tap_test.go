@@ -121,6 +121,7 @@ func newFixture(t *testing.T, bs, blocks, free int) *fixture {
 		t.Fatal(err)
 	}
 	f.engine = e
+	e.BackUpAlone()
 	f.must(e.StartTrim())
 	f.must(e.MarkFree(int64(free)*f.bs, int64(blocks-free)*f.bs))
 	t.Cleanup(func() {
