@@ -316,7 +316,7 @@ func (b *backup) pairUp() {
 // save copies what b says, puts it into the log, and gives the blocks the types
 // that follow from that.
 func (e *Engine) save(b *backup) error {
-	req := logRequest{shadows: b.newShadows, sector0: b.newCurrent, cut: len(b.cut) > 0, failures: e.flushFailures.Load()}
+	req := logRequest{shadows: b.newShadows, sector0: b.newCurrent, cut: len(b.cut) > 0, failures: e.dev.failures.Load()}
 	for _, c := range b.copies {
 		entry, err := e.copyBlocks(c)
 		if err != nil {

@@ -317,12 +317,13 @@ func (e *Engine) commitWhenFull() (again bool, err error) {
 func (e *Engine) commit(reason EndReason) error {
 	// Block 0 may have been written and not flushed. That an earlier flush failed
 	// is for the user to hear, who asks for one himself.
-	if err := e.flush(e.flushFailures.Load()); err != nil {
+	failures := e.dev.failures.Load()
+	if err := e.flush(failures); err != nil {
 		return fmt.Errorf("committing: %w", err)
 	}
 	if err := bowlog.GiveBack(e.dev, e.log.block, e.log.block.Sector0); err != nil {
 		// Block 0 may already say that this was a commit.
-		e.flushFailed()
+		e.writeFailed(failures)
 		e.log.unsettled.Store(true)
 		return fmt.Errorf("committing: %w", errors.Join(err, e.log.resettle()))
 	}
@@ -358,7 +359,7 @@ func (e *Engine) RequestRollback() error {
 	if e.log.rollback.Load() && !e.log.unsettled.Load() {
 		return nil
 	}
-	if _, err := e.log.append(&logRequest{rollback: true, failures: e.flushFailures.Load()}); err != nil {
+	if _, err := e.log.append(&logRequest{rollback: true, failures: e.dev.failures.Load()}); err != nil {
 		return fmt.Errorf("asking for a rollback: %w", err)
 	}
 	return nil

@@ -34,7 +34,7 @@ const minBlocks = 16
 
 // Engine is the backup-on-write engine. It is a blockdev.Device.
 type Engine struct {
-	dev       blockdev.Device
+	dev       *flusher
 	blockSize int64 // bytes
 
 	// neighbourhoods are the lengths of what may be backed up together, the longest
@@ -73,12 +73,9 @@ type Engine struct {
 		moved int64 // bytes of backups moved since the checkpoint
 	}
 
-	// A flush that fails may have dropped anything that was written before it,
-	// and the next one may succeed all the same. So failures are counted, for
-	// those whose copies it may have been, and those of the log's own flushes
-	// are told to the next user who asks for one.
-	flushFailures atomic.Int64
-	flushLost     atomic.Bool
+	// told is the number of failures of flushes that the user knows of. Those of the
+	// log's own flushes are told to the next user who asks for one.
+	told atomic.Int64
 
 	outOfSpace atomic.Int64 // requests that failed with ErrNoSpace since the checkpoint
 }
@@ -121,7 +118,9 @@ func TakeOver(dev blockdev.Device, blockSize int, mem []byte) (*Engine, error) {
 	old := newMemory(mem)
 	e, err := open(dev, blockSize, &old)
 	if err == nil {
-		e.flushLost.Store(old.flushFailed())
+		if old.flushFailed() {
+			e.dev.failures.Add(1)
+		}
 		e.mu.ended = old.ended()
 		e.Remember(mem)
 	}
@@ -139,6 +138,11 @@ func open(dev blockdev.Device, blockSize int, old *memory) (*Engine, error) {
 	case size < int64(minBlocks*blockSize):
 		return nil, fmt.Errorf("device of %d bytes is smaller than %d blocks of %d bytes", dev.Size(), minBlocks, blockSize)
 	}
+	// Another process may have died in front of a flush, and what it has written is
+	// in a cache: what is read here must not be gone after a power cut.
+	if err := dev.Flush(); err != nil {
+		return nil, fmt.Errorf("flushing what was written before: %w", err)
+	}
 	if _, err := bowlog.Recover(dev); err != nil {
 		return nil, fmt.Errorf("looking for a log: %w", err)
 	}
@@ -146,7 +150,7 @@ func open(dev blockdev.Device, blockSize int, old *memory) (*Engine, error) {
 	if err != nil && !errors.Is(err, bowlog.ErrNoLog) {
 		return nil, fmt.Errorf("looking for a log: %w", err)
 	}
-	if log != nil {
+	if log != nil && log.BlockSize == blockSize {
 		if log, err = bowlog.Prove(dev, log); err != nil {
 			return nil, fmt.Errorf("looking for the copies of a log: %w", err)
 		}
@@ -157,7 +161,8 @@ func open(dev blockdev.Device, blockSize int, old *memory) (*Engine, error) {
 			size = min(size, was)
 		}
 	}
-	e := &Engine{dev: dev, blockSize: int64(blockSize), neighbourhoods: neighbourhoods[:]}
+	e := &Engine{blockSize: int64(blockSize), neighbourhoods: neighbourhoods[:]}
+	e.dev = newFlusher(dev, e.rememberFailure)
 	e.size.Store(size)
 	e.mu.types = &typeMap{Map: rangemap.New(size/e.blockSize, Unchanged)}
 	e.mu.reserved = sync.NewCond(&e.mu)
@@ -211,21 +216,22 @@ var errLostFlush = errors.New("an earlier flush failed: what was written before 
 // other flush has failed since the number of failures was that given.
 func (e *Engine) flush(failures int64) error {
 	if err := e.dev.Flush(); err != nil {
-		e.flushFailed()
 		return err
 	}
 	return e.noFailureSince(failures)
 }
 
-// flushFailed notes that a flush for the engine itself has failed.
-func (e *Engine) flushFailed() {
-	e.flushFailures.Add(1)
-	e.flushLost.Store(true)
-	e.rememberFailure()
+// writeFailed notes that the log or block 0 could not be written, or not flushed, since
+// the number of failures was that given. It counts as a flush that failed.
+func (e *Engine) writeFailed(failures int64) {
+	if !e.dev.failedSince(failures) {
+		e.dev.failures.Add(1)
+		e.rememberFailure()
+	}
 }
 
 func (e *Engine) noFailureSince(failures int64) error {
-	if e.flushFailures.Load() != failures {
+	if e.dev.failedSince(failures) {
 		return errLostFlush
 	}
 	return nil

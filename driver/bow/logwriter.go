@@ -129,7 +129,7 @@ func (w *logWriter) settleBlock0() error {
 
 // appendNothing writes the log.
 func (w *logWriter) appendNothing() error {
-	_, err := w.append(&logRequest{failures: w.engine.flushFailures.Load()})
+	_, err := w.append(&logRequest{failures: w.engine.dev.failures.Load()})
 	return err
 }
 
@@ -140,8 +140,9 @@ func (w *logWriter) resettle() error {
 	if !w.unsettled.Load() {
 		return nil
 	}
+	failures := w.engine.dev.failures.Load()
 	if err := bowlog.Write(w.engine.dev, w.block); err != nil {
-		w.engine.flushFailed()
+		w.engine.writeFailed(failures)
 		return err
 	}
 	w.unsettled.Store(false)
@@ -160,7 +161,7 @@ func (w *logWriter) write(batch []*logRequest) {
 	next.Ext.Generation += 1 + w.skip
 	var full []fullBlock
 	added := make([]*logRequest, 0, len(batch))
-	failures := w.engine.flushFailures.Load()
+	failures := w.engine.dev.failures.Load()
 	for _, req := range batch {
 		if req.failures != failures {
 			req.err = errLostFlush // its copies may be lost
@@ -260,7 +261,7 @@ func (w *logWriter) put(next *bowlog.Block, full []fullBlock, failures int64) (w
 	}
 	err = bowlog.Write(dev, next)
 	if err != nil {
-		w.engine.flushFailed()
+		w.engine.writeFailed(failures)
 	} else {
 		err = w.engine.noFailureSince(failures)
 	}
@@ -345,7 +346,12 @@ func merge(b *bowlog.Block, entry bowlog.Entry) bool {
 	if last.Source < last.Dest+size && last.Dest < last.Source+size {
 		return false
 	}
-	bowlog.Extend(last, entry, b.BlockSize)
+	longer := *last
+	bowlog.Extend(&longer, entry, b.BlockSize)
+	if longer.Checksum == 0 {
+		return false // that would say that there is none
+	}
+	*last = longer
 	return true
 }
 

@@ -30,13 +30,18 @@ import (
 
 // The end of the memory, in bytes.
 const (
-	endedFlag  = 1 // not 0: the rest is there
-	endedID    = 16
-	endedAt    = 8 // nanoseconds since 1970
-	endedBytes = endedFlag + endedID + endedAt
-	flushBytes = 1
-	tailBytes  = endedBytes + flushBytes
+	endedFlag   = 1 // not 0: the rest is there
+	endedID     = 16
+	endedAt     = 8 // nanoseconds since 1970
+	endedBytes  = endedFlag + endedID + endedAt
+	flushBytes  = 1
+	formatBytes = 4
+	tailBytes   = endedBytes + flushBytes + formatBytes
 )
+
+// memoryFormat is at the very end. Memory in which something else is there was left by
+// a program of another version, and tells nothing.
+const memoryFormat = "BOW2"
 
 // MemorySize is the number of bytes that Remember needs for a device of so many
 // blocks.
@@ -49,8 +54,15 @@ func MemorySize(blocks int64) int64 { return 2*bitmapSize(blocks) + tailBytes }
 func (e *Engine) Remember(mem []byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if len(mem) >= tailBytes && !understood(mem) {
+		format := mem[len(mem)-formatBytes:]
+		if string(format) != "\x00\x00\x00\x00" { // new memory is not to be touched
+			clear(mem)
+		}
+		copy(format, memoryFormat)
+	}
 	e.mu.types.memory = newMemory(mem)
-	e.mu.types.memory.setFlushFailed(e.flushLost.Load())
+	e.mu.types.memory.setFlushFailed(e.dev.failedSince(e.told.Load()))
 	e.mu.types.memory.setEnded(e.mu.ended)
 	e.mu.types.rememberAll()
 }
@@ -86,15 +98,20 @@ type memory struct {
 	flush       []byte // one byte, or none
 }
 
-// newMemory divides mem, which is nil or as long as MemorySize says.
+func understood(mem []byte) bool {
+	return len(mem) >= tailBytes && string(mem[len(mem)-formatBytes:]) == memoryFormat
+}
+
+// newMemory divides mem, which is nil or as long as MemorySize says. What it does not
+// understand tells nothing.
 func newMemory(mem []byte) memory {
-	if len(mem) < tailBytes {
+	if !understood(mem) {
 		return memory{}
 	}
 	bits := len(mem) - tailBytes
 	half := bits / 2
 	tail := mem[bits:]
-	return memory{free: newBitmap(mem[:half]), stale: newBitmap(mem[half : 2*half]), end: tail[:endedBytes], flush: tail[endedBytes:]}
+	return memory{free: newBitmap(mem[:half]), stale: newBitmap(mem[half : 2*half]), end: tail[:endedBytes], flush: tail[endedBytes : endedBytes+flushBytes]}
 }
 
 // ended returns the checkpoint that ended for want of space, or nothing.

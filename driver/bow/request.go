@@ -164,14 +164,17 @@ func (e *Engine) Flush() error {
 
 // flushForUser flushes the device below for those who wrote to this one.
 func (e *Engine) flushForUser() error {
-	failures := e.flushFailures.Load()
-	if err := e.dev.Flush(); err != nil {
-		e.flushFailures.Add(1)
-		e.rememberFailure()
-		return err
+	// Not while the state changes, which is sure of what it has written itself.
+	e.transition.RLock()
+	defer e.transition.RUnlock()
+	failures := e.dev.failures.Load()
+	err := e.dev.Flush()
+	now := e.dev.failures.Load()
+	if told := e.told.Swap(now); err == nil && told != now {
+		err = errLostFlush
 	}
-	if e.flushLost.Swap(false) {
-		return errLostFlush
+	if err != nil {
+		return err
 	}
 	e.forgetFailure(failures)
 	return nil

@@ -43,7 +43,7 @@ func (e *Engine) resume(head *bowlog.Block, old *memory) error {
 	if err := e.readLogLocked(head, old); err != nil {
 		return fmt.Errorf("%s of %s: %w", head.Ext.Checkpoint, head.Ext.Opened.Format(time.RFC3339), err)
 	}
-	head, err := bowlog.Settle(e.dev, head)
+	head, err := bowlog.Settle(e.dev.Device, head) // mu is held
 	if err != nil {
 		return err
 	}

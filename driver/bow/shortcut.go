@@ -6,7 +6,7 @@ import "github.com/bowline-csi/bowline/driver/blockdev"
 // through, and writes for which nothing has to be saved. It follows ReadAt and
 // WriteAt, but where those wait it refuses.
 func (e *Engine) BeginShortcut(s *blockdev.Shortcut) bool {
-	below, ok := e.dev.(blockdev.Shortcutter)
+	below, ok := e.dev.Device.(blockdev.Shortcutter)
 	if !ok || blockdev.CheckRange(s.Offset, s.Length, e.Size(), int(e.blockSize)) != nil || !below.BeginShortcut(s) {
 		return false
 	}
@@ -59,7 +59,7 @@ func (e *Engine) tryLockWritten(start, end int64) *rangeLock {
 
 // EndShortcut implements blockdev.Shortcutter.
 func (e *Engine) EndShortcut(s *blockdev.Shortcut) {
-	e.dev.(blockdev.Shortcutter).EndShortcut(s)
+	e.dev.Device.(blockdev.Shortcutter).EndShortcut(s)
 	if !s.Write {
 		return
 	}

@@ -135,6 +135,10 @@ func Settle(dev blockdev.Device, b *Block) (*Block, error) {
 			return nil, err
 		}
 	}
+	// What was read may not be on the disk, where block 0 may still need the other shadow.
+	if err := Write(dev, b); err != nil {
+		return nil, err
+	}
 	settled, ext := *b, *b.Ext
 	settled.Ext = &ext
 	ext.Unproven = false

@@ -82,6 +82,12 @@ type Result struct {
 // bowlog.ErrUnsupported, bowlog.ErrTorn, bowlog.ErrCorrupt, ErrDamaged,
 // ErrBlockSize or the error of ctx, or are I/O errors.
 func Restore(ctx context.Context, dev blockdev.Device, opts Options) (Result, error) {
+	if !opts.DryRun {
+		// What a process that died had not flushed may be in a cache only.
+		if err := dev.Flush(); err != nil {
+			return Result{}, fmt.Errorf("restoring: flushing what was written before: %w", err)
+		}
+	}
 	head, err := load(dev)
 	if err != nil {
 		return Result{}, fmt.Errorf("restoring: %w", err)
@@ -143,6 +149,9 @@ func Verify(ctx context.Context, dev blockdev.Device, progress func(Progress)) e
 func RollForward(ctx context.Context, dev blockdev.Device) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("rolling forward: %w", err)
+	}
+	if err := dev.Flush(); err != nil {
+		return fmt.Errorf("rolling forward: flushing what was written before: %w", err)
 	}
 	head, err := load(dev)
 	if err != nil {

@@ -93,6 +93,10 @@ func direct(t *testing.T, path string) *os.File {
 	return f
 }
 
+// fileCells is the number of cells of the file in which sectors go bad. What is written is
+// so far apart that it is not backed up together.
+const fileCells = 4096
+
 // place is where on the device the first cell of a file is, in bytes. The others
 // follow it.
 func place(t *testing.T, f *os.File) int64 {
@@ -105,7 +109,7 @@ func place(t *testing.T, f *os.File) int64 {
 		return int64(cell)
 	}
 	first := at(0)
-	for i := int32(1); i < 256; i++ {
+	for i := int32(1); i < fileCells; i++ {
 		if at(i) != first+int64(i) {
 			t.Fatalf("%s is in pieces", f.Name())
 		}
@@ -123,7 +127,7 @@ func TestBadSectors(t *testing.T) {
 			// So that only what is done here is written meanwhile: times of files
 			// are not.
 			mustRun(t, "mount", "-o", "remount,lazytime", m.dir)
-			before := noise(1, 256*cell)
+			before := noise(1, fileCells*cell)
 			path := filepath.Join(m.dir, "file")
 			f := direct(t, path)
 			if _, err := f.WriteAt(before, 0); err != nil {
@@ -137,7 +141,7 @@ func TestBadSectors(t *testing.T) {
 			if err := syncfs(m.dir); err != nil {
 				t.Fatal(err)
 			}
-			after := noise(2, 256*cell)
+			after := noise(2, fileCells*cell)
 			want := bytes.Clone(before)
 			write := func(i int) error {
 				_, err := f.WriteAt(after[i*cell:(i+1)*cell], int64(i)*cell)
@@ -157,19 +161,19 @@ func TestBadSectors(t *testing.T) {
 				another error // what happens to a write elsewhere
 			}{
 				{"what is to be kept cannot be read", []fault{span(faultdev.Read, at, cell)}, false, nil},
-				{"what is overwritten cannot be written", []fault{span(faultdev.Write, at+20*cell, cell)}, true, nil},
+				{"what is overwritten cannot be written", []fault{span(faultdev.Write, at+1024*cell, cell)}, true, nil},
 				{"the copy cannot be written", []fault{
 					span(faultdev.Write, cell, at-cell),
-					span(faultdev.Write, at+256*cell, m.disk.size-at-256*cell),
+					span(faultdev.Write, at+fileCells*cell, m.disk.size-at-fileCells*cell),
 				}, false, unix.EIO},
 				{"the log cannot be written", []fault{span(faultdev.Write, 0, cell)}, false, unix.EIO},
 			} {
-				bad := 20 * i
+				bad := 1024 * i
 				m.disk.fail(c.faults...)
 				for range 2 {
 					wantErrno(t, c.name, write(bad), unix.EIO)
 				}
-				if err := write(bad + 10); !errors.Is(err, c.another) {
+				if err := write(bad + 512); !errors.Is(err, c.another) {
 					t.Errorf("%s: a write elsewhere: %v", c.name, err)
 				}
 				v := m.get()
@@ -191,7 +195,7 @@ func TestBadSectors(t *testing.T) {
 				if !bytes.Equal(got, want) {
 					t.Errorf("%s: the content has changed", c.name)
 				}
-				for _, i := range []int{bad, bad + 10} {
+				for _, i := range []int{bad, bad + 512} {
 					if err := write(i); err != nil {
 						t.Errorf("%s: writing afterwards: %v", c.name, err)
 					}
