@@ -116,15 +116,7 @@ func (s *server) work(m *message) {
 	defer s.leave()
 	defer m.free()
 
-	// The thread writes back what others have dirtied, so it must not wait for
-	// that to happen when it allocates memory. The flag belongs to the thread,
-	// so the goroutine keeps the thread to itself, and it ends with it. Without
-	// the capability for this (CAP_SYS_RESOURCE) the export works, but when
-	// memory is short it may wait for itself.
-	runtime.LockOSThread()
-	if err := unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0); err != nil {
-		runtime.UnlockOSThread()
-	}
+	becomeFlusher()
 
 	var r request
 	for {
@@ -157,6 +149,18 @@ func (s *server) work(m *message) {
 		if s.uring != nil && r.op == linuxabi.FuseInit {
 			s.uring.start(s)
 		}
+	}
+}
+
+// becomeFlusher is for a goroutine that writes back what others have dirtied: it must
+// not wait for that to happen when it allocates memory. The flag belongs to the thread,
+// so the goroutine keeps the thread to itself, and it ends with it. Without the
+// capability for this (CAP_SYS_RESOURCE) the export works, but when memory is short it
+// may wait for itself.
+func becomeFlusher() {
+	runtime.LockOSThread()
+	if err := unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0); err != nil {
+		runtime.UnlockOSThread()
 	}
 }
 

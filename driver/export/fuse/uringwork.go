@@ -2,7 +2,6 @@ package fuse
 
 import (
 	"encoding/binary"
-	"runtime"
 	"time"
 	"unsafe"
 
@@ -73,10 +72,7 @@ func (u *uring) handOver(e *entry) {
 // while.
 func (u *uring) work() {
 	defer u.srv.leave()
-	runtime.LockOSThread()
-	if err := unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0); err != nil { // as in server.work
-		runtime.UnlockOSThread()
-	}
+	becomeFlusher()
 	patience := time.NewTimer(idleTime)
 	defer patience.Stop()
 	for {
