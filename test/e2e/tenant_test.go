@@ -232,7 +232,7 @@ func (n *tenant) dump() {
 	if err := api.List(ctx, &pods, client.InNamespace(n.namespace)); err == nil {
 		for _, p := range pods.Items {
 			fmt.Fprintf(&b, "pod %s on %s: %s, deleted %v\n", p.Name, p.Spec.NodeName, p.Status.Phase, p.DeletionTimestamp)
-			b.WriteString(tail(ctx, &p))
+			b.WriteString(tail(ctx, &p, ""))
 		}
 	}
 	var events corev1.EventList
@@ -245,7 +245,7 @@ func (n *tenant) dump() {
 	n.Logf("what is known at %s:\n%s", time.Now().UTC().Format(time.TimeOnly), b.String())
 }
 
-// driverLogs returns the ends of the logs of Bowline's pods.
+// driverLogs returns the ends of the logs of Bowline's own containers.
 func driverLogs(ctx context.Context) string {
 	var b strings.Builder
 	var pods corev1.PodList
@@ -253,17 +253,21 @@ func driverLogs(ctx context.Context) string {
 		return err.Error()
 	}
 	for _, p := range pods.Items {
-		b.WriteString(tail(ctx, &p))
+		b.WriteString(tail(ctx, &p, p.Labels["app.kubernetes.io/component"]))
 	}
 	return b.String()
 }
 
-// tail returns the ends of the logs of a pod's containers, and of those before
-// them.
-func tail(ctx context.Context, p *corev1.Pod) string {
+// tail returns the ends of the logs of a pod's containers, or of the one named, and
+// of those before them. They are short: an overview of a failed run has room for
+// little, and the first lines of it say what failed.
+func tail(ctx context.Context, p *corev1.Pod, name string) string {
 	var b strings.Builder
-	lines := int64(60)
+	lines := int64(12)
 	for _, c := range p.Spec.Containers {
+		if name != "" && c.Name != name {
+			continue
+		}
 		for _, previous := range []bool{true, false} {
 			log, err := clientset.CoreV1().Pods(p.Namespace).GetLogs(p.Name, &corev1.PodLogOptions{
 				Container: c.Name, TailLines: &lines, Previous: previous,
