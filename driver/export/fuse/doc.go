@@ -48,7 +48,10 @@
 // Handover and the Device answers them (TakeOver), those that the dead process had
 // taken and not answered as well. They may be done twice then, which changes
 // nothing: what is written does not depend on what was there, and requests that
-// overlap with one under way have no order.
+// overlap with one under way have no order. Nothing that the dead process began may
+// still be going on, in the kernel, when its successor answers: TakeOver is called when
+// the Device could be opened exclusively, and each request of the dead process holds
+// its descriptor.
 //
 // # io_uring
 //
@@ -66,9 +69,11 @@
 // # Speed
 //
 // All reads and writes of a loop device with direct I/O are asynchronous; each
-// is one request up to a megabyte, or a quarter of that for a write, and a worker
-// does it inline. What it costs beyond the I/O of the Device is two system calls
-// and two changes of threads.
+// is one request up to a megabyte, or a quarter of that for a write. One that is
+// alone, or large, or with which there is more to do than to pass it on, a worker
+// does inline: it costs two system calls and two changes of threads beyond the I/O of
+// the Device. The others the kernel does meanwhile (flight), so that few threads take
+// turns where there are many at once.
 //
 // A goroutine that has done a system call needs a processor of the Go scheduler
 // to go on, and those that belong to calls that last are only taken away by a

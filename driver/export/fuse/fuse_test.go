@@ -163,9 +163,9 @@ func TestIdle(t *testing.T) {
 	for range 2 {
 		load()
 		deadline := time.Now().Add(10 * time.Second)
-		for e.srv.workers.Load() > 1 {
+		for e.srv.workers.Load() > 1 || e.srv.jobs.made() > 1 {
 			if time.Now().After(deadline) {
-				t.Fatalf("%d workers, %d of them waiting", e.srv.workers.Load(), e.srv.waiting.Load())
+				t.Fatalf("%d workers, %d of them waiting, %d jobs", e.srv.workers.Load(), e.srv.waiting.Load(), e.srv.jobs.made())
 			}
 			time.Sleep(10 * time.Millisecond)
 			e.srv.trim() // The timer would do it later.

@@ -53,7 +53,9 @@ func FuzzRequest(f *testing.F) {
 			srv.discards.Store(discards)
 			n := copy(m.in(), b)
 			var r request
-			srv.handle(m, n, &r)
+			if errno, ok := m.decode(n, &r); ok {
+				srv.handle(m, &r, errno)
+			}
 			if srv.ragged.buf != nil {
 				_ = unix.Munmap(srv.ragged.buf)
 			}

@@ -63,6 +63,7 @@ func (s *server) trim() {
 		for range waiting {
 			s.nudge()
 		}
+		s.jobs.release()
 	}
 	if waiting == 1 && s.workers.Load() == 1 {
 		t.mu.timer = nil

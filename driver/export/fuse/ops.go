@@ -38,12 +38,9 @@ const (
 	discardsAmbiguous
 )
 
-// handle does what the request of n bytes in m asks for and answers it.
-func (s *server) handle(m *message, n int, r *request) {
-	errno, ok := m.decode(n, r)
-	if !ok {
-		return
-	}
+// handle does what r asks for, which is in m, and answers it; or it answers errno, if
+// that is not 0.
+func (s *server) handle(m *message, r *request, errno unix.Errno) {
 	length, reply := 0, true
 	if errno == 0 {
 		length, errno, reply = s.do(m.data(), r)
@@ -194,6 +191,27 @@ func (s *server) read(p payload, r *request) (int, unix.Errno) {
 	return len(p), 0
 }
 
+// passed counts r, a read or write that was done as a shortcut, and puts the body of
+// the reply into p. It returns its length.
+func (s *server) passed(p payload, r *request) (length int) {
+	c, n := &s.counts, uint64(r.length)
+	if r.op == linuxabi.FuseRead {
+		c.reads.Add(1)
+		c.bytesRead.Add(n)
+		return int(r.length)
+	}
+	c.writes.Add(1)
+	c.bytesWritten.Add(n)
+	return writeReply(p, r)
+}
+
+// writeReply puts the body of the reply to a write into p. It returns its length.
+func writeReply(p payload, r *request) (length int) {
+	out := body[linuxabi.FuseWriteOut](p)
+	out.Size = uint32(r.length)
+	return int(unsafe.Sizeof(*out))
+}
+
 // write answers with all or an error, never with a part: the loop driver takes
 // a part for the whole.
 func (s *server) write(p payload, r *request) (int, unix.Errno) {
@@ -215,9 +233,7 @@ func (s *server) write(p payload, r *request) (int, unix.Errno) {
 		}
 		s.counts.bytesWritten.Add(uint64(r.length))
 	}
-	out := body[linuxabi.FuseWriteOut](p)
-	out.Size = uint32(r.length)
-	return int(unsafe.Sizeof(*out)), 0
+	return writeReply(p, r), 0
 }
 
 func (s *server) fallocate(r *request) unix.Errno {

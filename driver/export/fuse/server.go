@@ -12,10 +12,6 @@ import (
 	"github.com/bowline-csi/bowline/driver/linuxabi"
 )
 
-// maxWorkers is the most requests that are worked on at once, and so the most
-// that the device sees at once. The kernel queues the rest.
-const maxWorkers = 64
-
 // server answers the requests of one FUSE connection with the help of a device.
 //
 // Everything it says follows from the device and from these fields: it keeps no
@@ -41,6 +37,9 @@ type server struct {
 
 	counts  counters
 	trimmer trimmer
+
+	jobs   jobs
+	flight *flight // nil if requests come over io_uring, or dev has no shortcuts
 
 	// uring brings the requests if it is not nil. INIT, and what has no reply, come
 	// from the descriptor all the same, to the only worker.
@@ -76,52 +75,56 @@ func (c *counters) stats() export.Stats {
 // newServer makes a server for the connection fd, which it owns from the call
 // of start on. The connection may be one that was initialised long ago.
 func newServer(fd int, dev blockdev.Device, file string, blockSize int) *server {
-	return &server{fd: fd, dev: dev, file: file, blockSize: blockSize, done: make(chan struct{})}
+	s := &server{fd: fd, dev: dev, file: file, blockSize: blockSize, done: make(chan struct{})}
+	s.flight = newFlight(s, dev)
+	return s
 }
 
 // start begins to answer requests and returns. The server ends, closing done,
 // when the kernel has dropped the connection, which it does when nothing uses
 // the file any more.
 func (s *server) start() error {
-	m, err := newMessage()
+	j, err := s.takeJob()
 	if err != nil {
 		return err
 	}
 	s.workers.Add(1)
-	go s.work(m)
+	go s.work(j)
 	return nil
 }
 
-// grow starts another worker unless there are enough. Only a worker calls it,
-// so the number of workers cannot come back from zero.
+// takeJob takes a job, and sees to it that its memory is given back some day.
+func (s *server) takeJob() (*job, error) {
+	j, made, err := s.jobs.take()
+	if made {
+		s.watch()
+	}
+	return j, err
+}
+
+// grow starts another worker unless there are enough, or there is no memory: those
+// that exist have to do then. Only a worker calls it, so the number of workers cannot
+// come back from zero.
 func (s *server) grow() {
-	if s.workers.Add(1) > maxWorkers {
-		s.workers.Add(-1)
-		return
+	if j, err := s.takeJob(); err == nil {
+		s.workers.Add(1)
+		go s.work(j)
 	}
-	m, err := newMessage()
-	if err != nil { // No memory; those that exist have to do.
-		s.workers.Add(-1)
-		return
-	}
-	go s.work(m)
-	s.watch()
 }
 
 // work takes requests and answers them, one after the other, until the
-// connection ends. Whenever it takes one and leaves nobody waiting for the next
+// connection ends. Whenever it has one to do and leaves nobody waiting for the next
 // it starts another worker, so there are about as many as the kernel keeps
 // busy; when there has been nothing to do for a while, all but one end.
-func (s *server) work(m *message) {
+func (s *server) work(j *job) {
 	defer s.leave()
-	defer m.free()
+	defer func() { s.jobs.put(j) }()
 
 	becomeFlusher()
 
-	var r request
 	for {
 		s.waiting.Add(1)
-		n, err := unix.Read(s.fd, m.in())
+		n, err := unix.Read(s.fd, j.in())
 		left := s.waiting.Add(-1)
 		switch err {
 		case nil:
@@ -133,20 +136,30 @@ func (s *server) work(m *message) {
 			// nothing else could be helped.
 			return
 		}
-		if m.isNudge(n) {
+		if j.isNudge(n) {
 			if left > 0 {
 				return // Others wait.
 			}
-			m.forget()
+			j.forget()
 			continue
+		}
+		errno, ok := j.decode(n, &j.request)
+		if !ok {
+			continue
+		}
+		// What is alone is done sooner by who has it.
+		if s.counts.inFlight.Add(1) > 1 && errno == 0 && s.flight != nil {
+			if next := s.flight.begin(j); next != nil {
+				j = next
+				continue
+			}
 		}
 		if left == 0 && s.uring == nil {
 			s.grow()
 		}
-		s.counts.inFlight.Add(1)
-		s.handle(m, n, &r)
+		s.handle(j.message, &j.request, errno)
 		s.counts.inFlight.Add(-1)
-		if s.uring != nil && r.op == linuxabi.FuseInit {
+		if s.uring != nil && j.request.op == linuxabi.FuseInit {
 			s.uring.start(s)
 		}
 	}
@@ -170,6 +183,10 @@ func (s *server) leave() {
 		return
 	}
 	s.stopTrimming()
+	if s.flight != nil {
+		s.flight.end()
+	}
+	s.jobs.release()
 	_ = unix.Close(s.fd)
 	if s.ragged.buf != nil {
 		_ = unix.Munmap(s.ragged.buf)

@@ -66,10 +66,11 @@ func (d *shortcuts) EndShortcut(s *blockdev.Shortcut) {
 	d.File.EndShortcut(s)
 }
 
-// TestShortcuts checks that data is right whether the ring or a worker does a request,
+// TestShortcuts checks that data is right whether the kernel or a worker does a request,
 // or the one after the other.
-func TestShortcuts(t *testing.T) {
-	needUring(t)
+func TestShortcuts(t *testing.T) { overBoth(t, shortcutsTaken) }
+
+func shortcutsTaken(t *testing.T, uring bool) {
 	image := filepath.Join(t.TempDir(), "image")
 	if err := os.WriteFile(image, make([]byte, 32<<20), 0o600); err != nil {
 		t.Fatal(err)
@@ -80,7 +81,7 @@ func TestShortcuts(t *testing.T) {
 	}
 	t.Cleanup(func() { file.Close() })
 	dev := &shortcuts{File: file}
-	e := exportWith(t, dev, Options{Name: testName(), IOUring: true})
+	e := exportWith(t, dev, Options{Name: testName(), IOUring: uring})
 	for _, job := range []string{"--bs=4k --iodepth=64", "--bsrange=4k-1m --iodepth=16"} {
 		mustRun(t, "fio", append(strings.Fields(job), "--name=verify", "--filename="+e.Path(), "--direct=1", "--ioengine=libaio",
 			"--rw=randrw", "--size=32m", "--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", "--do_verify=1")...)

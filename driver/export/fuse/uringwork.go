@@ -38,21 +38,11 @@ func (u *uring) beginShortcut(e *entry) (done bool, err error) {
 // it was not as it should be.
 func (u *uring) endShortcut(e *entry, result int32) error {
 	u.short.EndShortcut(&e.shortcut)
-	c, n := &u.srv.counts, e.request.length
-	switch {
-	case int64(result) != n:
+	if int64(result) != e.request.length {
 		u.handOver(e)
 		return nil
-	case e.shortcut.Write:
-		c.writes.Add(1)
-		c.bytesWritten.Add(uint64(n))
-		body[linuxabi.FuseWriteOut](e.payload).Size = uint32(n)
-		e.length = int(unsafe.Sizeof(linuxabi.FuseWriteOut{}))
-	default:
-		c.reads.Add(1)
-		c.bytesRead.Add(uint64(n))
-		e.length = int(n)
 	}
+	e.length = u.srv.passed(e.payload, &e.request)
 	return u.reply(e)
 }
 
@@ -61,7 +51,7 @@ func (u *uring) endShortcut(e *entry, result int32) error {
 func (u *uring) handOver(e *entry) {
 	u.given++
 	u.queue <- e
-	if n := u.workers.Load(); n < maxWorkers && int(n) < u.given {
+	if n := u.workers.Load(); n < maxJobs && int(n) < u.given {
 		u.workers.Add(1)
 		u.srv.workers.Add(1)
 		u.left.Go(u.work)

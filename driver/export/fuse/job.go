@@ -1,0 +1,87 @@
+package fuse
+
+import (
+	"fmt"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bowline-csi/bowline/driver/aio"
+	"github.com/bowline-csi/bowline/driver/blockdev"
+)
+
+// maxJobs is the most requests that are worked on at once, and so the most that the
+// device sees at once. The kernel queues the rest.
+const maxJobs = 64
+
+// job is a request that is worked on, with the memory for it. It belongs to one
+// worker at a time, or to flight.
+type job struct {
+	*message
+	request request
+	number  int // in jobs.all
+
+	// While flight has it.
+	shortcut blockdev.Shortcut
+	passed   aio.Request
+}
+
+// jobs are the jobs of a server.
+type jobs struct {
+	mu    sync.Mutex
+	all   [maxJobs]*job // nil: not made; guarded by mu
+	spare []*job        // of these, that nobody has; guarded by mu
+}
+
+// take returns a job that nobody has; made tells that there is one more now. It fails
+// if there are as many as there may be, or if there is no memory.
+func (p *jobs) take() (j *job, made bool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if last := len(p.spare) - 1; last >= 0 {
+		j, p.spare = p.spare[last], p.spare[:last]
+		return j, false, nil
+	}
+	for i := range p.all {
+		if p.all[i] != nil {
+			continue
+		}
+		m, err := newMessage()
+		if err != nil {
+			return nil, false, fmt.Errorf("memory for a request: %w", err)
+		}
+		p.all[i] = &job{message: m, number: i}
+		return p.all[i], true, nil
+	}
+	return nil, false, fmt.Errorf("%d requests are worked on: %w", maxJobs, unix.EAGAIN)
+}
+
+// put gives j back.
+func (p *jobs) put(j *job) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.spare = append(p.spare, j)
+}
+
+// release gives the memory of those that nobody has back to the system.
+func (p *jobs) release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, j := range p.spare {
+		p.all[j.number] = nil
+		j.free()
+	}
+	p.spare = nil
+}
+
+// made is how many there are.
+func (p *jobs) made() (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, j := range p.all {
+		if j != nil {
+			n++
+		}
+	}
+	return n
+}
