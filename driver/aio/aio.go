@@ -1,10 +1,9 @@
 // Package aio is the kernel's asynchronous I/O, io_submit(2): one thread has the
 // kernel begin reads and writes, another learns how they ended.
 //
-// It can do less than io_uring, but every kernel has it, and one thing it does
-// that matters here: a process that dies is not gone before its requests have ended.
-// What they do not do is outlive the descriptor that they were submitted with, for
-// each one holds it.
+// It can do less than io_uring, but every kernel has it and nobody forbids it. Each
+// request holds the open file that it was submitted for: if the process dies, a lock on
+// that file, or the right of having it alone, lasts until the request has ended.
 package aio
 
 import (

@@ -3,6 +3,7 @@ package fuse
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -17,9 +18,9 @@ import (
 // answers those that have ended, many in a row. So a worker does not wait for each of
 // them, and where there are many, few threads take turns.
 //
-// It can be done although a successor may take over: a process that dies is not gone
-// before what it had the kernel do has ended (package aio), and what was not answered
-// is sent again.
+// It can be done although a successor may take over: what the kernel still does for a
+// process that is dead holds the descriptor of the file or device below (package aio),
+// and the successor waits until that is released. What was not answered is sent again.
 type flight struct {
 	srv   *server
 	below blockdev.Shortcutter // the device
@@ -151,8 +152,8 @@ func (f *flight) end() {
 	}
 	// An event for who waits: a connection can always be written to, if it is there.
 	over := aio.Request{Data: flightOver, Opcode: linuxabi.AIOPoll, FD: uint32(f.srv.fd), Buf: unix.POLLOUT | unix.POLLERR}
-	if err := f.ctx.Submit(&over); err != nil {
-		panic(err) // there is room, for there is nothing else
+	for f.ctx.Submit(&over) != nil { // for want of memory
+		time.Sleep(10 * time.Millisecond)
 	}
 	<-f.ended
 }

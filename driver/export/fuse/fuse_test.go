@@ -172,3 +172,29 @@ func TestIdle(t *testing.T) {
 		}
 	}
 }
+
+// TestIdleLater checks that memory is given back although the server was not idle when
+// it was looked at, with one worker left.
+func TestIdleLater(t *testing.T) {
+	s := newServer(-1, exporttest.NewDevice(1<<20, 4096), "", 4096)
+	t.Cleanup(s.jobs.release)
+	t.Cleanup(s.stopTrimming)
+	s.workers.Store(1) // the worker, and
+	s.waiting.Store(1)
+	j, err := s.takeJob() // what it waits with
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.jobs.put(j) })
+	other, err := s.takeJob() // what was done meanwhile
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.jobs.put(other)
+	s.counts.reads.Add(1)
+	s.trim() // not idle
+	s.trim()
+	if n := s.jobs.made(); n != 1 {
+		t.Errorf("%d jobs are left", n)
+	}
+}

@@ -14,7 +14,7 @@ import (
 // needed.
 const idleTime = 10 * time.Second
 
-// trimmer ends workers that are not needed any more.
+// trimmer ends workers that are not needed any more, and starts one where all hang.
 //
 // A worker waits in a read of /dev/fuse and cannot be told anything there but
 // by a request. So the kernel is asked for a request: to a notification of
@@ -60,16 +60,36 @@ func (s *server) trim() {
 		s.uring.rouse()
 		return
 	default:
+		if waiting == 0 {
+			s.relieve()
+		}
 		for range waiting {
 			s.nudge()
 		}
 		s.jobs.release()
 	}
-	if waiting == 1 && s.workers.Load() == 1 {
+	if waiting == 1 && s.workers.Load() == 1 && s.jobs.made() == 1 {
 		t.mu.timer = nil
 		return
 	}
 	t.mu.timer.Reset(idleTime)
+}
+
+// relieve starts another worker, if there are any: all of them may be held up in the
+// kernel, which has to wait before it can begin what flight has submitted, and nobody
+// takes what it waits for perhaps, or what others want meanwhile.
+func (s *server) relieve() {
+	j, _, err := s.jobs.take()
+	if err != nil {
+		return
+	}
+	for n := s.workers.Load(); n > 0; n = s.workers.Load() {
+		if s.workers.CompareAndSwap(n, n+1) {
+			go s.work(j)
+			return
+		}
+	}
+	s.jobs.put(j) // The last one has left.
 }
 
 // stopTrimming returns when no nudge is under way and none will be.

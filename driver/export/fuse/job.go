@@ -2,6 +2,7 @@ package fuse
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -36,24 +37,37 @@ type jobs struct {
 // take returns a job that nobody has; made tells that there is one more now. It fails
 // if there are as many as there may be, or if there is no memory.
 func (p *jobs) take() (j *job, made bool, err error) {
+	if j, made = p.reserve(); !made {
+		if j == nil {
+			err = fmt.Errorf("%d requests are worked on: %w", maxJobs, unix.EAGAIN)
+		}
+		return j, false, err
+	}
+	// Not under mu: memory may have to be waited for, and those who answer what that
+	// depends on need mu.
+	if j.message, err = newMessage(); err != nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.all[j.number] = nil
+		return nil, false, fmt.Errorf("memory for a request: %w", err)
+	}
+	return j, true, nil
+}
+
+// reserve returns a spare job, or a new one without memory, or nil.
+func (p *jobs) reserve() (j *job, isNew bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if last := len(p.spare) - 1; last >= 0 {
 		j, p.spare = p.spare[last], p.spare[:last]
-		return j, false, nil
+		return j, false
 	}
-	for i := range p.all {
-		if p.all[i] != nil {
-			continue
-		}
-		m, err := newMessage()
-		if err != nil {
-			return nil, false, fmt.Errorf("memory for a request: %w", err)
-		}
-		p.all[i] = &job{message: m, number: i}
-		return p.all[i], true, nil
+	i := slices.Index(p.all[:], nil)
+	if i < 0 {
+		return nil, false
 	}
-	return nil, false, fmt.Errorf("%d requests are worked on: %w", maxJobs, unix.EAGAIN)
+	p.all[i] = &job{number: i}
+	return p.all[i], true
 }
 
 // put gives j back.

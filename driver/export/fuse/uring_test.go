@@ -43,9 +43,11 @@ func TestSuiteUring(t *testing.T) {
 	})
 }
 
-// shortcuts counts the shortcuts of a file, refuses some, and has others fail.
+// shortcuts counts the shortcuts of a file, refuses some, and has others fail, at once
+// or when they are done.
 type shortcuts struct {
 	*blockdev.File
+	sealed  int // an empty file that cannot be written to
 	n, open atomic.Int64
 }
 
@@ -54,8 +56,11 @@ func (d *shortcuts) BeginShortcut(s *blockdev.Shortcut) bool {
 	if n%5 == 1 || !d.File.BeginShortcut(s) {
 		return false
 	}
-	if n%7 == 1 {
+	switch n % 7 {
+	case 1:
 		s.FD = -1
+	case 2:
+		s.FD = d.sealed
 	}
 	d.open.Add(1)
 	return true
@@ -80,7 +85,15 @@ func shortcutsTaken(t *testing.T, uring bool) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { file.Close() })
-	dev := &shortcuts{File: file}
+	sealed, err := unix.MemfdCreate("sealed", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(sealed) })
+	if _, err := unix.FcntlInt(uintptr(sealed), unix.F_ADD_SEALS, unix.F_SEAL_GROW|unix.F_SEAL_WRITE); err != nil {
+		t.Fatal(err)
+	}
+	dev := &shortcuts{File: file, sealed: sealed}
 	e := exportWith(t, dev, Options{Name: testName(), IOUring: uring})
 	for _, job := range []string{"--bs=4k --iodepth=64", "--bsrange=4k-1m --iodepth=16"} {
 		mustRun(t, "fio", append(strings.Fields(job), "--name=verify", "--filename="+e.Path(), "--direct=1", "--ioengine=libaio",
