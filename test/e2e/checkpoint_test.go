@@ -30,7 +30,7 @@ func (n *tenant) startCheckpoint(name, claim string, change ...func(*v1alpha1.Vo
 func (n *tenant) newCheckpoint(name, claim string, change ...func(*v1alpha1.VolumeCheckpointSpec)) *v1alpha1.VolumeCheckpoint {
 	n.Helper()
 	c := n.startCheckpoint(name, claim, change...)
-	n.phase(c, v1alpha1.PhaseCheckpointed, 30*time.Second)
+	n.phase(c, v1alpha1.PhaseCheckpointed, phaseLimit)
 	return c
 }
 

@@ -54,7 +54,7 @@ func TestHelmUpgrade(t *testing.T) {
 		equal(n, "the phase after the upgrade", k.Status.Phase, v1alpha1.PhaseCheckpointed)
 	}
 	n.desire(k, v1alpha1.Committed)
-	n.phase(k, v1alpha1.PhaseCommitted, 15*time.Second)
+	n.phase(k, v1alpha1.PhaseCommitted, phaseLimit)
 	n.desire(c, v1alpha1.RolledBack)
 	n.phase(c, v1alpha1.PhaseRolledBack, rollbackLimit)
 	n.newPod("next", "other")
@@ -106,7 +106,7 @@ func TestHelmUninstall(t *testing.T) {
 // of it some time after the last pod is gone.
 func (n *tenant) unstaged(node string, v *corev1.PersistentVolume) {
 	n.Helper()
-	n.until(30*time.Second, func() error {
+	n.until(phaseLimit, func() error {
 		directory := fmt.Sprintf("%x", sha256.Sum256([]byte(v.Spec.CSI.VolumeHandle)))
 		if lines := n.on(node, "grep -e "+directory+" -e "+v.Name+" /proc/mounts || true"); lines != "" {
 			return fmt.Errorf("volume %s is mounted on %s:\n%s", v.Name, node, lines)
@@ -127,7 +127,7 @@ func TestLatency(t *testing.T) {
 		t.Logf("%s: apply to Checkpointed %v, of that frozen %v", class, since(began), c.Status.FreezeDuration)
 		began = time.Now()
 		n.desire(c, v1alpha1.Committed)
-		n.phase(c, v1alpha1.PhaseCommitted, 15*time.Second)
+		n.phase(c, v1alpha1.PhaseCommitted, phaseLimit)
 		t.Logf("%s: commit to Committed %v", class, since(began))
 		began = time.Now()
 		n.deletePod(p)

@@ -5,7 +5,6 @@ package e2e
 import (
 	"fmt"
 	"strconv"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -195,7 +194,7 @@ func (n *tenant) newWriter(name, claim string, change ...func(*corev1.PodSpec)) 
 func (n *tenant) writes(p *corev1.Pod, count int) int {
 	n.Helper()
 	var now int
-	n.until(30*time.Second, func() error {
+	n.until(phaseLimit, func() error {
 		n.read(p)
 		if p.Status.Phase != corev1.PodRunning {
 			n.Fatalf("the writer in pod %s is %s: %s", p.Name, p.Status.Phase, n.logs(p.Name))

@@ -90,7 +90,7 @@ func TestDeadline(t *testing.T) {
 	for _, pod := range []*corev1.Pod{p, other} {
 		n.exec(pod.Name, "echo new >file; sync file")
 	}
-	n.phase(on, v1alpha1.PhaseCommitted, 30*time.Second)
+	n.phase(on, v1alpha1.PhaseCommitted, phaseLimit)
 	n.phase(back, v1alpha1.PhaseRolledBack, rollbackLimit)
 	n.gone(p)
 	n.newPod("next", claim)
@@ -115,7 +115,7 @@ func TestRefusals(t *testing.T) {
 
 	first := n.newCheckpoint("first", claim)
 	second := n.startCheckpoint("second", claim)
-	n.phase(second, v1alpha1.PhaseFailed, 15*time.Second)
+	n.phase(second, v1alpha1.PhaseFailed, phaseLimit)
 	n.condition(second, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonAnotherCheckpoint, 0)
 	n.remove(second)
 	n.gone(second)
@@ -124,10 +124,10 @@ func TestRefusals(t *testing.T) {
 
 	// The claim need not exist yet.
 	early := n.startCheckpoint("early", "later")
-	n.condition(early, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonClaimNotFound, 15*time.Second)
+	n.condition(early, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonClaimNotFound, phaseLimit)
 	n.newClaim(ext4, "64Mi", named("later"))
 	n.newPod("later", "later")
-	n.phase(early, v1alpha1.PhaseCheckpointed, 30*time.Second)
+	n.phase(early, v1alpha1.PhaseCheckpointed, phaseLimit)
 
 	// A volume of somebody else's.
 	n.create(foreignVolume(n.namespace))
@@ -138,7 +138,7 @@ func TestRefusals(t *testing.T) {
 	})
 	n.newClaim("", "64Mi", named("foreign"), func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeName = n.namespace })
 	other := n.startCheckpoint("other", "foreign")
-	n.phase(other, v1alpha1.PhaseFailed, 15*time.Second)
+	n.phase(other, v1alpha1.PhaseFailed, phaseLimit)
 	n.condition(other, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonOtherDriver, 0)
 
 	// What the API does not take.
@@ -185,7 +185,7 @@ func TestDeletedCheckpoint(t *testing.T) {
 	write("one")
 
 	pending := n.startCheckpoint("pending", "none")
-	n.condition(pending, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonClaimNotFound, 15*time.Second)
+	n.condition(pending, v1alpha1.ConditionAccepted, metav1.ConditionFalse, v1alpha1.ReasonClaimNotFound, phaseLimit)
 	n.remove(pending)
 	n.gone(pending)
 
@@ -197,7 +197,7 @@ func TestDeletedCheckpoint(t *testing.T) {
 	rolling := n.newCheckpoint("rolling", claim)
 	write("three")
 	n.desire(rolling, v1alpha1.RolledBack)
-	n.phase(rolling, v1alpha1.PhaseRollbackPending, 15*time.Second)
+	n.phase(rolling, v1alpha1.PhaseRollbackPending, phaseLimit)
 	n.remove(rolling)
 	time.Sleep(time.Second) // in which it must not vanish
 	n.read(rolling)
@@ -221,14 +221,14 @@ func TestDeletedClaim(t *testing.T) {
 		n.exec("user", "echo new >file; sync file")
 		if rollback {
 			n.desire(k, v1alpha1.RolledBack)
-			n.phase(k, v1alpha1.PhaseRollbackPending, 15*time.Second)
+			n.phase(k, v1alpha1.PhaseRollbackPending, phaseLimit)
 		}
 		n.remove(c)
 		n.remove(p)
 		n.gone(p)
 		n.gone(c)
 		n.gone(v)
-		n.until(30*time.Second, func() error {
+		n.until(phaseLimit, func() error {
 			n.read(k)
 			if !k.Finished() {
 				return fmt.Errorf("the checkpoint of a deleted claim is %s\n%s", k.Status.Phase, describe(k))
@@ -254,8 +254,8 @@ func TestDeletedNamespace(t *testing.T) {
 	n.desire(waiting, v1alpha1.RolledBack)
 	done := n.newCheckpoint("done", "done")
 	n.desire(done, v1alpha1.Committed)
-	n.phase(done, v1alpha1.PhaseCommitted, 15*time.Second)
-	n.phase(waiting, v1alpha1.PhaseRollbackPending, 15*time.Second)
+	n.phase(done, v1alpha1.PhaseCommitted, phaseLimit)
+	n.phase(waiting, v1alpha1.PhaseRollbackPending, phaseLimit)
 	began := time.Now()
 	n.deleteNamespace()
 	n.until(goneLimit, func() error {

@@ -64,7 +64,7 @@ func (d database) load() {
 	go func() {
 		_, _ = d.tryExec(databasePod, "pgbench -n -c 4 -R 200 -T 600 >/tmp/pgbench 2>&1 & echo $! >/tmp/pgbench.pid; wait")
 	}()
-	d.until(20*time.Second, func() error {
+	d.until(phaseLimit, func() error {
 		if now := d.transfers(); now < before+50 {
 			return fmt.Errorf("%d transfers, before %d: %s", now, before, d.exec(databasePod, "tail -n 3 /tmp/pgbench"))
 		}
@@ -160,7 +160,7 @@ func TestPostgres(t *testing.T) {
 	d.upgrade()
 	d.destroy()
 	d.desire(c, v1alpha1.RolledBack)
-	d.phase(c, v1alpha1.PhaseRollbackPending, 15*time.Second)
+	d.phase(c, v1alpha1.PhaseRollbackPending, phaseLimit)
 	d.scale(d.set, 0)
 	d.phase(c, v1alpha1.PhaseRolledBack, rollbackLimit)
 	d.scale(d.set, 1)
@@ -194,7 +194,7 @@ func TestPostgres(t *testing.T) {
 	d.upgrade()
 	began = time.Now()
 	d.desire(c, v1alpha1.Committed)
-	d.phase(c, v1alpha1.PhaseCommitted, 15*time.Second)
+	d.phase(c, v1alpha1.PhaseCommitted, phaseLimit)
 	t.Logf("committed after %v", time.Since(began).Round(10*time.Millisecond))
 	d.stopLoad()
 	d.balanced()

@@ -120,7 +120,7 @@ func TestRestartNodePlugin(t *testing.T) {
 // returns the phase.
 func (n *tenant) underway(c *v1alpha1.VolumeCheckpoint) v1alpha1.Phase {
 	n.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(rollbackLimit); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		n.read(c)
 		if now := c.Status.Phase; now == v1alpha1.PhaseRollingBack || now.Final() {
 			return now
@@ -151,9 +151,9 @@ func TestKillEngine(t *testing.T) {
 	}
 	equal(n, "the content after the server was killed", n.exec("other", checksum), wrecked)
 	n.desire(load, v1alpha1.Committed)
-	n.phase(load, v1alpha1.PhaseCommitted, 30*time.Second)
+	n.phase(load, v1alpha1.PhaseCommitted, phaseLimit)
 	n.desire(c, v1alpha1.RolledBack)
-	n.phase(c, v1alpha1.PhaseRollbackPending, 15*time.Second)
+	n.phase(c, v1alpha1.PhaseRollbackPending, phaseLimit)
 	n.remove(p)
 	killed := n.underway(c)
 	n.killServer("node-1")
@@ -246,7 +246,7 @@ func TestPowerCut(t *testing.T) {
 	n.exec("other", wreck)
 	wrecked := n.exec("user", checksum)
 	n.desire(rolling, v1alpha1.RolledBack)
-	n.phase(rolling, v1alpha1.PhaseRollbackPending, 15*time.Second)
+	n.phase(rolling, v1alpha1.PhaseRollbackPending, phaseLimit)
 	n.remove(other)
 	t.Logf("the power is cut when the checkpoint is %s", n.underway(rolling))
 	if _, err := cluster.run(t.Context(), "kill-node", node); err != nil {
@@ -297,7 +297,7 @@ func TestAPIServerAway(t *testing.T) {
 	c := n.newCheckpoint("checkpoint", claim)
 	n.exec("user", wreck)
 	n.desire(c, v1alpha1.RolledBack)
-	n.phase(c, v1alpha1.PhaseRollbackPending, 15*time.Second)
+	n.phase(c, v1alpha1.PhaseRollbackPending, phaseLimit)
 	n.remove(p)
 	n.until(podLimit, func() error {
 		if n.eventOf(p.Name, "Killing") == "" {

@@ -32,8 +32,8 @@ func TestSuccessor(t *testing.T) {
 			c := n.newCheckpoint("checkpoint", claim)
 			n.exec("first", wreck)
 			n.desire(c, v1alpha1.RolledBack)
-			n.phase(c, v1alpha1.PhaseRollbackPending, 15*time.Second)
-			n.until(15*time.Second, func() error {
+			n.phase(c, v1alpha1.PhaseRollbackPending, phaseLimit)
+			n.until(phaseLimit, func() error {
 				n.read(c)
 				if r := c.Status.Rollback; r == nil || !slices.Contains(r.WaitingFor, n.namespace+"/first") {
 					return errors.New("the status does not name the pod that it waits for\n" + describe(c))
@@ -43,7 +43,7 @@ func TestSuccessor(t *testing.T) {
 			second := n.startPod("second", claim, func(s *corev1.PodSpec) {
 				s.Containers[0].Command[2] = checksum + " >/tmp/sum; mv /tmp/sum /tmp/found; " + idle
 			})
-			n.until(30*time.Second, func() error {
+			n.until(phaseLimit, func() error {
 				n.read(second)
 				if second.Status.Phase == corev1.PodRunning {
 					t.Fatal("the successor runs while the rollback waits")
@@ -58,7 +58,7 @@ func TestSuccessor(t *testing.T) {
 			n.ready(second)
 			t.Logf("from the deletion of a pod until its successor runs on rolled-back content: %v", time.Since(began).Round(100*time.Millisecond))
 			equal(n, "the content that the successor found", n.exec("second", "until [ -e /tmp/found ]; do sleep 0.1; done; cat /tmp/found"), sum)
-			n.phase(c, v1alpha1.PhaseRolledBack, 15*time.Second)
+			n.phase(c, v1alpha1.PhaseRolledBack, phaseLimit)
 			if c.Status.CompletionTime == nil {
 				t.Errorf("no completion time\n%s", describe(c))
 			}
@@ -66,7 +66,7 @@ func TestSuccessor(t *testing.T) {
 			again := n.newCheckpoint("again", claim)
 			n.exec("second", wreck)
 			n.desire(again, v1alpha1.Committed)
-			n.phase(again, v1alpha1.PhaseCommitted, 15*time.Second)
+			n.phase(again, v1alpha1.PhaseCommitted, phaseLimit)
 		})
 	}
 }
@@ -106,7 +106,7 @@ func TestGroup(t *testing.T) {
 	n.exec("pair-0", wreck)
 	sum := n.exec("pair-0", checksum)
 	n.change(g, func() { g.Spec.DesiredState = v1alpha1.Committed })
-	n.groupPhase(g, v1alpha1.PhaseCommitted, 30*time.Second)
+	n.groupPhase(g, v1alpha1.PhaseCommitted, phaseLimit)
 	equal(n, "the content after the commit", n.exec("pair-0", checksum), sum)
 }
 
@@ -119,7 +119,7 @@ func (n *tenant) newGroup(name, app string) *v1alpha1.VolumeCheckpointGroup {
 	g.Spec.Rollback = &v1alpha1.RollbackPolicy{PodPolicy: v1alpha1.PodPolicyEvict}
 	began := time.Now()
 	n.create(g)
-	n.groupPhase(g, v1alpha1.PhaseCheckpointed, 30*time.Second)
+	n.groupPhase(g, v1alpha1.PhaseCheckpointed, phaseLimit)
 	n.Logf("a group of %d claims was checkpointed after %v", g.Status.Claims, time.Since(began).Round(10*time.Millisecond))
 	return g
 }
@@ -151,7 +151,7 @@ func TestGroupAbort(t *testing.T) {
 	g.Spec.Selector.MatchLabels = map[string]string{"app": "test"}
 	g.Spec.MinimumFree = quantity("128Mi")
 	n.create(g)
-	n.groupPhase(g, v1alpha1.PhaseFailed, 60*time.Second)
+	n.groupPhase(g, v1alpha1.PhaseFailed, phaseLimit)
 	n.exec("large", "echo content >file; sync file") // it is not frozen
 	// And it has no checkpoint, or there could be no other.
 	n.newCheckpoint("alone", "large")
@@ -168,7 +168,7 @@ func TestDisruptionBudget(t *testing.T) {
 	one := intstr.FromInt32(1)
 	budget.Spec.MinAvailable, budget.Spec.Selector = &one, d.Spec.Selector
 	n.create(budget)
-	n.until(30*time.Second, func() error {
+	n.until(phaseLimit, func() error {
 		n.read(budget)
 		if budget.Status.ObservedGeneration == 0 || budget.Status.CurrentHealthy == 0 {
 			return errors.New("the budget counts no pods")
@@ -179,7 +179,7 @@ func TestDisruptionBudget(t *testing.T) {
 	c := n.newCheckpoint("checkpoint", claim, evict)
 	n.exec(p.Name, "echo new >file; sync file")
 	n.desire(c, v1alpha1.RolledBack)
-	n.condition(c, v1alpha1.ConditionPodsReleased, metav1.ConditionFalse, v1alpha1.ReasonDisruptionBudget, 30*time.Second)
+	n.condition(c, v1alpha1.ConditionPodsReleased, metav1.ConditionFalse, v1alpha1.ReasonDisruptionBudget, phaseLimit)
 	equal(n, "what the pod that may not be evicted reads", n.exec(p.Name, "cat file"), "new")
 	n.remove(budget)
 	n.phase(c, v1alpha1.PhaseRolledBack, rollbackLimit)
@@ -209,7 +209,7 @@ func TestOutOfSpace(t *testing.T) {
 		if _, err := n.tryExec("user", overwrite); err == nil {
 			t.Error("everything was overwritten although there is no space for the old content")
 		}
-		n.condition(c, v1alpha1.ConditionSpaceLow, metav1.ConditionTrue, v1alpha1.ReasonOutOfSpace, 40*time.Second)
+		n.condition(c, v1alpha1.ConditionSpaceLow, metav1.ConditionTrue, v1alpha1.ReasonOutOfSpace, phaseLimit)
 		equal(n, "the phase", c.Status.Phase, v1alpha1.PhaseCheckpointed)
 		n.desire(c, v1alpha1.RolledBack)
 		n.remove(p)
@@ -229,8 +229,8 @@ func TestOutOfSpace(t *testing.T) {
 		})
 		n.exec("user", overwrite)
 		sum := n.exec("user", checksum)
-		n.phase(c, v1alpha1.PhaseCommitted, 40*time.Second)
-		n.condition(c, v1alpha1.ConditionCommitted, metav1.ConditionTrue, v1alpha1.ReasonOutOfSpace, 5*time.Second)
+		n.phase(c, v1alpha1.PhaseCommitted, phaseLimit)
+		n.condition(c, v1alpha1.ConditionCommitted, metav1.ConditionTrue, v1alpha1.ReasonOutOfSpace, phaseLimit)
 		n.deletePod(p)
 		n.newPod("next", claim)
 		equal(n, "the content", n.exec("next", checksum), sum)
@@ -247,7 +247,7 @@ func TestMinimumFree(t *testing.T) {
 	c := n.startCheckpoint("checkpoint", claim, func(s *v1alpha1.VolumeCheckpointSpec) {
 		s.MinimumFree = quantity("1Gi")
 	})
-	n.phase(c, v1alpha1.PhaseFailed, 30*time.Second)
+	n.phase(c, v1alpha1.PhaseFailed, phaseLimit)
 	n.condition(c, v1alpha1.ConditionFailed, metav1.ConditionTrue, v1alpha1.ReasonNoSpace, 0)
 	if m := c.Condition(v1alpha1.ConditionFailed).Message; !strings.Contains(m, "1Gi") {
 		t.Errorf("the message does not say how much was wanted: %s", m)

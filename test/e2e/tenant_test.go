@@ -25,6 +25,7 @@ import (
 // Limits of waiting. They are for a machine with other things to do; what takes
 // how long is logged where it matters.
 const (
+	phaseLimit    = 60 * time.Second
 	podLimit      = 90 * time.Second
 	rollbackLimit = 90 * time.Second
 	goneLimit     = 90 * time.Second
