@@ -31,30 +31,15 @@ func (e *Engine) beginShortcut(s *blockdev.Shortcut) bool {
 		e.noteWrite(s.Offset, s.Length)
 		return true
 	}
-	l := e.tryLockWritten(s.Offset/e.blockSize, (s.Offset+s.Length)/e.blockSize)
-	if l == nil {
+	l, ok := e.nothingToSave(s.Offset/e.blockSize, (s.Offset+s.Length)/e.blockSize)
+	if !ok {
 		e.transition.RUnlock()
 		return false
 	}
-	s.Held = l
+	if l != nil {
+		s.Held = l
+	}
 	return true
-}
-
-// tryLockWritten locks [start, end) if it has been written since the checkpoint, so
-// that it can be overwritten again, and nobody else holds anything of it. Otherwise it
-// returns nil. Block 0 it leaves to others.
-func (e *Engine) tryLockWritten(start, end int64) *rangeLock {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	x := e.mu.types.Get(start)
-	if start == 0 || x.End < end || x.Value != Changed && x.Value != Written {
-		return nil
-	}
-	l := &rangeLock{start: start, end: end}
-	if !e.mu.locks.tryAcquire(l) {
-		return nil
-	}
-	return l
 }
 
 // EndShortcut implements blockdev.Shortcutter.

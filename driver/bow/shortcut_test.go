@@ -79,28 +79,34 @@ func TestShortcuts(t *testing.T) {
 	may("a read of block 0, which is elsewhere", false, false, 0, 2)
 	may("a first overwrite", false, true, 3, 1)
 	may("a write of what was written while free space was looked for", false, true, 40, 2)
-	may("a write to a free block", false, true, 50, 1)
+	may("a write to a free block and one that is not", false, true, 39, 2)
 	if now := e.Stats().Free; now != free {
 		t.Errorf("%d bytes free, %d before anything was written", now, free)
 	}
+	may("a write to a free block", true, true, 50, 1)
+	if now := e.Stats().Free; now != free-bs {
+		t.Errorf("%d bytes free, %d before a block of them was written", now, free)
+	}
+	if _, err := e.WriteAt(p, 3*bs); err != nil {
+		t.Fatal(err)
+	}
 	for _, block := range []int64{3, 50} {
-		if _, err := e.WriteAt(p, block*bs); err != nil {
-			t.Fatal(err)
-		}
 		may("a second overwrite", true, true, block, 1)
 		may("a second overwrite, and a first one", false, true, block, 2)
 	}
 
-	held := begin(true, 3, 1)
+	// What may become free, and be given to a copy, while it is written is locked.
+	held := begin(true, 50, 1)
 	if held == nil {
 		t.Fatal("no second overwrite")
 	}
-	may("the same at the same time", false, true, 3, 1)
+	may("the same at the same time", false, true, 50, 1)
+	may("a second overwrite of what was in use", true, true, 3, 1)
 	committed := make(chan error, 1)
 	go func() { committed <- e.Commit() }()
 	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
 		// As soon as somebody waits to change the state, new ones are refused.
-		s := &blockdev.Shortcut{Write: true, Offset: 50 * bs, Length: bs}
+		s := &blockdev.Shortcut{Write: true, Offset: 3 * bs, Length: bs}
 		if !e.BeginShortcut(s) {
 			break
 		}
