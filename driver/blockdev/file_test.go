@@ -477,3 +477,21 @@ func BenchmarkFile(b *testing.B) {
 		}
 	}
 }
+
+// TestShortcuts checks what a file lets others do on its descriptor.
+func TestShortcuts(t *testing.T) {
+	_, dir := newFileSystem(t, "ext4", 32<<20, "")
+	path := newImage(t, dir, imageSize)
+	for _, flags := range []blockdev.Flag{0, blockdev.ReadOnly, blockdev.Buffered} {
+		f := openFile(t, path, flags)
+		defer f.Close()
+		for _, s := range []blockdev.Shortcut{
+			{Length: 4096}, {Write: true, Length: 4096}, {Offset: imageSize, Length: 4096}, {Offset: 1, Length: 4096},
+		} {
+			want := flags != blockdev.Buffered && s.Offset == 0 && !(s.Write && flags == blockdev.ReadOnly)
+			if got := f.BeginShortcut(&s); got != want {
+				t.Errorf("flags %d, %+v: %t", flags, s, got)
+			}
+		}
+	}
+}

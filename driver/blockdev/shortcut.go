@@ -35,9 +35,10 @@ type Shortcutter interface {
 	EndShortcut(s *Shortcut)
 }
 
-// BeginShortcut implements Shortcutter.
+// BeginShortcut implements Shortcutter: for direct I/O, for the kernel does nothing
+// else while somebody goes on.
 func (f *File) BeginShortcut(s *Shortcut) bool {
-	if s.Write && f.readOnly || CheckRange(s.Offset, s.Length, f.Size(), f.align.offset) != nil {
+	if f.align.memory == buffered.memory || s.Write && f.readOnly || CheckRange(s.Offset, s.Length, f.Size(), f.align.offset) != nil {
 		return false
 	}
 	s.FD = f.fd
