@@ -6,18 +6,11 @@ import (
 )
 
 func TestAIOSizes(t *testing.T) {
-	for _, test := range []struct {
-		name      string
-		got, want uintptr
-	}{
+	checkSizes(t, []size{
 		{"AIORequest", unsafe.Sizeof(AIORequest{}), 64},
 		{"AIORequest.FD", unsafe.Offsetof(AIORequest{}.FD), 20},
 		{"AIORequest.Offset", unsafe.Offsetof(AIORequest{}.Offset), 40},
 		{"AIORequest.ResFD", unsafe.Offsetof(AIORequest{}.ResFD), 60},
 		{"AIOEvent", unsafe.Sizeof(AIOEvent{}), 32},
-	} {
-		if test.got != test.want {
-			t.Errorf("%s: %d bytes, want %d", test.name, test.got, test.want)
-		}
-	}
+	})
 }

@@ -6,10 +6,7 @@ import (
 )
 
 func TestUringSizes(t *testing.T) {
-	for _, test := range []struct {
-		name      string
-		got, want uintptr
-	}{
+	checkSizes(t, []size{
 		{"UringParams", unsafe.Sizeof(UringParams{}), 120},
 		{"UringSQE", unsafe.Sizeof(UringSQE{}), 128},
 		{"UringSQE.UserData", unsafe.Offsetof(UringSQE{}.UserData), 32},
@@ -17,9 +14,5 @@ func TestUringSizes(t *testing.T) {
 		{"UringCQE", unsafe.Sizeof(UringCQE{}), 16},
 		{"FuseUringHeader", unsafe.Sizeof(FuseUringHeader{}), 288},
 		{"FuseUringCommand", unsafe.Sizeof(FuseUringCommand{}), 24},
-	} {
-		if test.got != test.want {
-			t.Errorf("%s: %d bytes, want %d", test.name, test.got, test.want)
-		}
-	}
+	})
 }

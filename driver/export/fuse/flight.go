@@ -40,9 +40,9 @@ const maxFlight = 32 << 10
 // number of a job.
 const flightOver = maxJobs
 
-// newFlight returns nil if dev has no shortcuts.
-func newFlight(s *server, dev blockdev.Device) *flight {
-	below, ok := dev.(blockdev.Shortcutter)
+// newFlight returns nil if the device of s has no shortcuts.
+func newFlight(s *server) *flight {
+	below, ok := s.dev.(blockdev.Shortcutter)
 	if !ok {
 		return nil
 	}
@@ -65,18 +65,18 @@ func (f *flight) start() {
 // with. It returns nil if the worker has to do j itself.
 func (f *flight) begin(j *job) (next *job) {
 	s, r := f.srv, &j.request
-	if r.op != linuxabi.FuseRead && r.op != linuxabi.FuseWrite ||
-		r.length == 0 || r.length > maxFlight || !s.aligned(r) || s.discards.Load() == discardsProbed {
+	if r.length > maxFlight || !s.mayPass(r) {
 		return nil
 	}
 	if f.begun.Do(f.start); f.ctx == nil {
 		return nil
 	}
+	// Before anything is locked below: memory may have to be waited for.
 	next, err := s.takeJob()
 	if err != nil {
 		return nil
 	}
-	j.shortcut = blockdev.Shortcut{Write: r.op == linuxabi.FuseWrite, Offset: r.off, Length: r.length}
+	j.shortcut = r.shortcut()
 	if !f.below.BeginShortcut(&j.shortcut) {
 		s.jobs.put(next)
 		return nil

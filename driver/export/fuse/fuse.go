@@ -97,7 +97,6 @@ func attach(ctx context.Context, dev blockdev.Device, opts Options) (e *Export, 
 			_ = unix.Close(fd)
 			return nil, fmt.Errorf("FUSE over io_uring: %w", err)
 		}
-		srv.flight = nil
 	}
 	root, err := srv.mount()
 	if err != nil {

@@ -191,6 +191,18 @@ func (s *server) read(p payload, r *request) (int, unix.Errno) {
 	return len(p), 0
 }
 
+// mayPass tells whether r is a read or a write that can be done as a shortcut, if the
+// device allows it.
+func (s *server) mayPass(r *request) bool {
+	return (r.op == linuxabi.FuseRead || r.op == linuxabi.FuseWrite) &&
+		r.length != 0 && s.aligned(r) && s.discards.Load() != discardsProbed
+}
+
+// shortcut is r, a read or a write, as a shortcut.
+func (r *request) shortcut() blockdev.Shortcut {
+	return blockdev.Shortcut{Write: r.op == linuxabi.FuseWrite, Offset: r.off, Length: r.length}
+}
+
 // passed counts r, a read or write that was done as a shortcut, and puts the body of
 // the reply into p. It returns its length.
 func (s *server) passed(p payload, r *request) (length int) {

@@ -75,9 +75,7 @@ func (c *counters) stats() export.Stats {
 // newServer makes a server for the connection fd, which it owns from the call
 // of start on. The connection may be one that was initialised long ago.
 func newServer(fd int, dev blockdev.Device, file string, blockSize int) *server {
-	s := &server{fd: fd, dev: dev, file: file, blockSize: blockSize, done: make(chan struct{})}
-	s.flight = newFlight(s, dev)
-	return s
+	return &server{fd: fd, dev: dev, file: file, blockSize: blockSize, done: make(chan struct{})}
 }
 
 // start begins to answer requests and returns. The server ends, closing done,
@@ -87,6 +85,9 @@ func (s *server) start() error {
 	j, err := s.takeJob()
 	if err != nil {
 		return err
+	}
+	if s.uring == nil {
+		s.flight = newFlight(s)
 	}
 	s.workers.Add(1)
 	go s.work(j)

@@ -7,17 +7,16 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/bowline-csi/bowline/driver/blockdev"
 	"github.com/bowline-csi/bowline/driver/linuxabi"
 )
 
 // beginShortcut lets the ring do the read or write in e if the device allows that.
 func (u *uring) beginShortcut(e *entry) (done bool, err error) {
 	s, r := u.srv, &e.request
-	if u.short == nil || r.length == 0 || !s.aligned(r) || s.discards.Load() == discardsProbed {
+	if u.short == nil || !s.mayPass(r) {
 		return false, nil
 	}
-	e.shortcut = blockdev.Shortcut{Write: r.op == linuxabi.FuseWrite, Offset: r.off, Length: r.length}
+	e.shortcut = r.shortcut()
 	if !u.short.BeginShortcut(&e.shortcut) {
 		return false, nil
 	}
