@@ -165,6 +165,39 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// TestInterruptedMount ends it while the program that mounts has mounted already and
+// has not ended yet.
+func TestInterruptedMount(t *testing.T) {
+	b := newBench(t)
+	mount, err := exec.LookPath("mount")
+	if err != nil {
+		t.Skip("needs mount: ", err)
+	}
+	dir := t.TempDir()
+	mounted := filepath.Join(dir, "mounted")
+	slow := fmt.Sprintf("#!/bin/sh\n%s \"$@\" && touch %s && exec sleep 2\n", mount, mounted)
+	if err := os.WriteFile(filepath.Join(dir, "mount"), []byte(slow), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	defer func() { cancel(); <-done }()
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			if _, err := os.Stat(mounted); err == nil {
+				cancel()
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}()
+	b.Only = regexp.MustCompile("filesystem")
+	if err := b.all(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
 // Nothing is made where it cannot work.
 func TestCannotMeasure(t *testing.T) {
 	b := newBench(t)

@@ -36,6 +36,16 @@ func output(cmd *exec.Cmd) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// mountDevice mounts the file system on a device at dir. It is not interrupted: the
+// program could be ended after the kernel has mounted, and nobody would unmount.
+func mountDevice(ctx context.Context, device, dir string, options ...string) error {
+	if err := context.Cause(ctx); err != nil {
+		return err
+	}
+	_, err := command(context.WithoutCancel(ctx), "mount", append(options, device, dir)...)
+	return err
+}
+
 // pause waits for d, or until ctx is done, which is an error.
 func pause(ctx context.Context, d time.Duration) error {
 	select {

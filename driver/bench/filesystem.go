@@ -41,7 +41,7 @@ func (b *bench) filesystem(ctx context.Context) (err error) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	if _, err := command(ctx, "mount", "-o", "noinit_itable", m.device, dir); err != nil {
+	if err := mountDevice(ctx, m.device, dir, "-o", "noinit_itable"); err != nil {
 		return err
 	}
 	defer func() {

@@ -53,7 +53,8 @@ func (b *bench) measureIdle(ctx context.Context) (err error) {
 			return err
 		}
 		undo.add(func() error { return os.Remove(image) })
-		if _, err := e.client.Attach(ctx, &enginepb.AttachRequest{Name: name, Path: image}); err != nil {
+		// Not interrupted: it could be attached although we are told of an error.
+		if _, err := e.client.Attach(context.WithoutCancel(ctx), &enginepb.AttachRequest{Name: name, Path: image}); err != nil {
 			return err
 		}
 		undo.add(func() error {

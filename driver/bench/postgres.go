@@ -107,13 +107,11 @@ func (b *bench) startDatabase(ctx context.Context, pg *postgres, name, device st
 	if err := errors.Join(os.Chown(dir, pg.uid, pg.gid), os.Mkdir(d.mountpoint(), 0o755)); err != nil {
 		return nil, err
 	}
-	for _, args := range [][]string{
-		{"mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", device},
-		{"mount", device, d.mountpoint()},
-	} {
-		if _, err := command(ctx, args[0], args[1:]...); err != nil {
-			return nil, err
-		}
+	if _, err := command(ctx, "mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0,nodiscard", device); err != nil {
+		return nil, err
+	}
+	if err := mountDevice(ctx, device, d.mountpoint()); err != nil {
+		return nil, err
 	}
 	if err := errors.Join(os.Mkdir(d.data(), 0o700), os.Chown(d.data(), pg.uid, pg.gid)); err != nil {
 		return nil, err
