@@ -32,10 +32,6 @@ type flight struct {
 	ended chan struct{}                // closed when the goroutine has ended
 }
 
-// maxFlight is the most data of a request that flight takes, bytes. What takes longer
-// to copy from and to the kernel is better done by several workers.
-const maxFlight = 32 << 10
-
 // flightOver is the Data of the event that ends the goroutine; other events have the
 // number of a job.
 const flightOver = maxJobs
@@ -65,7 +61,7 @@ func (f *flight) start() {
 // with. It returns nil if the worker has to do j itself.
 func (f *flight) begin(j *job) (next *job) {
 	s, r := f.srv, &j.request
-	if r.length > maxFlight || !s.mayPass(r) {
+	if !s.mayPass(r) {
 		return nil
 	}
 	if f.begun.Do(f.start); f.ctx == nil {
@@ -102,7 +98,7 @@ func (f *flight) begin(j *job) (next *job) {
 // land answers the requests that have ended, until end.
 func (f *flight) land() {
 	defer close(f.ended)
-	becomeFlusher()
+	defer becomeFlusher()()
 	memory := make([]aio.Event, maxJobs)
 	for {
 		events, err := f.ctx.Wait(memory)
@@ -126,7 +122,7 @@ func (f *flight) done(j *job, result int64) {
 	f.below.EndShortcut(&j.shortcut)
 	if result != j.request.length {
 		go func() {
-			becomeFlusher()
+			defer becomeFlusher()()
 			f.srv.handle(j.message, &j.request, 0)
 			f.leave(j)
 		}()

@@ -113,17 +113,22 @@ func (s *server) grow() {
 	}
 }
 
+// enoughWaiting is how many workers wait for the next request at most. The kernel wakes
+// the one that has waited longest; many of them would take turns, each on a processor
+// that has forgotten it.
+const enoughWaiting = 2
+
 // work takes requests and answers them, one after the other, until the
 // connection ends. Whenever it has one to do and leaves nobody waiting for the next
 // it starts another worker, so there are about as many as the kernel keeps
-// busy; when there has been nothing to do for a while, all but one end.
+// busy. It leaves when there are enough without it; when there has been nothing to do
+// for a while, all but one end.
 func (s *server) work(j *job) {
 	defer s.leave()
 	defer func() { s.jobs.put(j) }()
+	defer becomeFlusher()()
 
-	becomeFlusher()
-
-	for {
+	for s.waiting.Load() < enoughWaiting {
 		s.waiting.Add(1)
 		n, err := unix.Read(s.fd, j.in())
 		left := s.waiting.Add(-1)
@@ -168,13 +173,23 @@ func (s *server) work(j *job) {
 
 // becomeFlusher is for a goroutine that writes back what others have dirtied: it must
 // not wait for that to happen when it allocates memory. The flag belongs to the thread,
-// so the goroutine keeps the thread to itself, and it ends with it. Without the
-// capability for this (CAP_SYS_RESOURCE) the export works, but when memory is short it
-// may wait for itself.
-func becomeFlusher() {
+// so the goroutine keeps the thread to itself until it calls undo; if the whole process
+// has the flag, nothing need be done. Without the capability for this
+// (CAP_SYS_RESOURCE) the export works, but when memory is short it may wait for itself.
+func becomeFlusher() (undo func()) {
+	if flag, err := unix.PrctlRetInt(unix.PR_GET_IO_FLUSHER, 0, 0, 0, 0); err != nil || flag == 1 {
+		return func() {}
+	}
 	runtime.LockOSThread()
-	if err := unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0); err != nil {
+	if unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0) != nil {
 		runtime.UnlockOSThread()
+		return func() {}
+	}
+	return func() {
+		// If this fails, the thread ends with the goroutine.
+		if unix.Prctl(unix.PR_SET_IO_FLUSHER, 0, 0, 0, 0) == nil {
+			runtime.UnlockOSThread()
+		}
 	}
 }
 

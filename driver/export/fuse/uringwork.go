@@ -61,7 +61,7 @@ func (u *uring) handOver(e *entry) {
 // while.
 func (u *uring) work() {
 	defer u.srv.leave()
-	becomeFlusher()
+	defer becomeFlusher()()
 	patience := time.NewTimer(idleTime)
 	defer patience.Stop()
 	for {
