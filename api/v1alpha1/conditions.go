@@ -2,7 +2,7 @@ package v1alpha1
 
 // Types of conditions of VolumeCheckpoints. A VolumeCheckpointGroup has those
 // of its members: Checkpointed, Committed and RolledBack if they hold for all of
-// them, SpaceLow and Failed if they hold for any.
+// them, SpaceLow, DeviceFailing and Failed if they hold for any.
 const (
 	// ConditionAccepted: the claim is bound to a volume of Bowline's on a node
 	// that exists, and no other checkpoint is open on it. Controller.
@@ -27,6 +27,11 @@ const (
 
 	// ConditionSpaceLow: there is little space left for backups. Node.
 	ConditionSpaceLow = "SpaceLow"
+
+	// ConditionDeviceFailing: operations of the volume's backing device have failed
+	// within the last ten minutes. False when they have not any more, and not there
+	// if they never have. While the volume is not in use it stays as it was. Node.
+	ConditionDeviceFailing = "DeviceFailing"
 
 	// ConditionFailed: the checkpoint cannot be had, or cannot be rolled back.
 	// Its message says what to do. Controller first, then node.
@@ -78,7 +83,7 @@ const (
 	ReasonMemberFinished = "MemberFinished" // of a group: the checkpoint of a member ended on its own
 )
 
-// Reasons of Checkpointed, Committed, RolledBack, SpaceLow and Failed.
+// Reasons of Checkpointed, Committed, RolledBack, SpaceLow, DeviceFailing and Failed.
 const (
 	ReasonPending        = "Pending"        // not yet
 	ReasonOpen           = "Open"           // the checkpoint is open
@@ -91,6 +96,8 @@ const (
 	ReasonOutOfSpace     = "OutOfSpace"     // there was no space for another backup
 	ReasonBelowMinimum   = "BelowMinimum"   // less is free than spec.minimumFree
 	ReasonEnoughSpace    = "EnoughSpace"
+	ReasonDeviceErrors   = "DeviceErrors"   // the backing device fails: the message has one of its errors
+	ReasonNoDeviceErrors = "NoDeviceErrors" // it does not any more
 	ReasonNoSpace        = "NoSpace"        // too little is free to open a checkpoint
 	ReasonVolumeNotInUse = "VolumeNotInUse" // the volume is mounted nowhere: the checkpoint opens when it is
 	ReasonVolumeBusy     = "VolumeBusy"     // another operation runs; it is tried again
@@ -116,6 +123,7 @@ const (
 	EventEvicted             = "EvictedForRollback"
 	EventEvictionBlocked     = "EvictionBlocked"
 	EventSpaceLow            = "SpaceLow"
+	EventDeviceFailing       = "DeviceFailing"
 	EventDecided             = "Decided"
 	EventNodeGone            = "NodeGone"
 )

@@ -19,7 +19,7 @@
 //	field manager bowline-node, the part on the node that has the volume:
 //	    checkpointTime completionTime freeForBackups backedUp changed
 //	    movedBackups freezeDuration rollback
-//	    conditions Checkpointed Committed RolledBack SpaceLow
+//	    conditions Checkpointed Committed RolledBack SpaceLow DeviceFailing
 //	one after the other: phase, condition Failed
 //
 // Until it sets step, nobody but the controller writes phase and Failed. From

@@ -75,7 +75,7 @@ type VolumeCheckpointStatus struct {
 	Rollback *RollbackProgress `json:"rollback,omitempty"`
 
 	// Accepted, Checkpointed, Committed, RolledBack, PodsReleased, SpaceLow,
-	// Failed.
+	// DeviceFailing, Failed.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

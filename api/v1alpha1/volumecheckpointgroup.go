@@ -105,7 +105,8 @@ type VolumeCheckpointGroupStatus struct {
 	// +optional
 	CompletionTime *metav1.Time `json:"completionTime,omitempty"`
 
-	// Accepted, Checkpointed, Committed, RolledBack, SpaceLow, Failed.
+	// Accepted, Checkpointed, Committed, RolledBack, SpaceLow, DeviceFailing,
+	// Failed.
 	// +optional
 	// +listType=map
 	// +listMapKey=type

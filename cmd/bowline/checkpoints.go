@@ -93,6 +93,9 @@ func (c checkpointed) Rollback(ctx context.Context, id, uid string) error {
 // factsOf says what a Manager knows of a volume in the words of the reconciler.
 func factsOf(s volume.Status) node.Facts {
 	f := node.Facts{Staged: s.Staged, Publishers: s.Publishers}
+	if s.Failures.Recent() {
+		f.DeviceError = s.Failures.Last
+	}
 	if r := s.Rollback; r != nil {
 		f.Rollback = &node.Rollback{WaitingFor: r.WaitingFor, Done: r.Done, Total: r.Total, Err: forNode(r.Err)}
 		if r.Verifying {

@@ -5,10 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/bowline-csi/bowline/api/v1alpha1"
+	"github.com/bowline-csi/bowline/driver/blockdev"
+	"github.com/bowline-csi/bowline/driver/filesystem"
 	"golang.org/x/sys/unix"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -113,6 +116,21 @@ func TestGroupOnNode(t *testing.T) {
 	}
 }
 
+// awaitTrue waits until a condition is true.
+func (n *testNode) awaitTrue(c *v1alpha1.VolumeCheckpoint, condition string) *metav1.Condition {
+	n.Helper()
+	var got *metav1.Condition
+	n.eventually("waiting for "+condition+" of "+c.Name, func() error {
+		var now v1alpha1.VolumeCheckpoint
+		n.must(n.api.Get(n.Context(), client.ObjectKeyFromObject(c), &now))
+		if got = now.Condition(condition); got == nil || got.Status != metav1.ConditionTrue {
+			return fmt.Errorf("%+v", now.Status)
+		}
+		return nil
+	})
+	return got
+}
+
 // TestOutOfSpaceOnNode fills volumes with a checkpoint, under either policy.
 func TestOutOfSpaceOnNode(t *testing.T) {
 	n := newTestNode(t)
@@ -147,14 +165,7 @@ func TestOutOfSpaceOnNode(t *testing.T) {
 			if !errors.Is(err, unix.ENOSPC) && !errors.Is(err, unix.EIO) {
 				t.Errorf("writing to a volume whose checkpoint stays: %v, want no space", err)
 			}
-			n.eventually("waiting for a warning", func() error {
-				var now v1alpha1.VolumeCheckpoint
-				n.must(n.api.Get(n.Context(), client.ObjectKeyFromObject(c), &now))
-				if low := now.Condition(v1alpha1.ConditionSpaceLow); low == nil || low.Status != metav1.ConditionTrue {
-					return fmt.Errorf("%+v", now.Status)
-				}
-				return nil
-			})
+			n.awaitTrue(c, v1alpha1.ConditionSpaceLow)
 			n.want(c, v1alpha1.RolledBack)
 			n.await(c, v1alpha1.PhaseRollbackPending)
 		}
@@ -164,4 +175,49 @@ func TestOutOfSpaceOnNode(t *testing.T) {
 		}
 		n.remove(id)
 	}
+}
+
+// TestDeviceFailingOnNode reads what is not in the image of a volume, as of a disk
+// that fails: its checkpoint says so until it has ended.
+func TestDeviceFailingOnNode(t *testing.T) {
+	n := newTestNode(t)
+	const pod = podOfTest + "0"
+	id := n.create("pv")
+	file := filepath.Join(n.publish(id, pod), "file")
+	n.write(file, "old")
+	c := n.checkpoint("failing", id)
+	if open := n.await(c, v1alpha1.PhaseCheckpointed); open.Condition(v1alpha1.ConditionDeviceFailing) != nil {
+		t.Errorf("nothing has failed: %+v", open.Status)
+	}
+
+	image := filepath.Join(n.dir, "state", "pool", id, "image")
+	whole, err := os.Stat(image)
+	n.must(err)
+	_, device, err := filesystem.MountedAt(n.staging(id))
+	n.must(err)
+	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_DIRECT, 0)
+	n.must(err)
+	const end = 4096 // a block that the file system does not use
+	n.must(os.Truncate(image, whole.Size()-end))
+	_, err = f.ReadAt(blockdev.Buffer(end), whole.Size()-end)
+	n.must(os.Truncate(image, whole.Size()))
+	if !errors.Is(err, unix.EIO) {
+		t.Errorf("reading what is not there: %v", err)
+	}
+	n.must(f.Close())
+	if failing := n.awaitTrue(c, v1alpha1.ConditionDeviceFailing); failing.Reason != v1alpha1.ReasonDeviceErrors || !strings.Contains(failing.Message, image) {
+		t.Errorf("%+v", failing)
+	}
+
+	n.write(file, "new")
+	n.want(c, v1alpha1.RolledBack)
+	n.await(c, v1alpha1.PhaseRollbackPending)
+	n.awaitTrue(c, v1alpha1.ConditionDeviceFailing)
+	n.unpublish(id, pod)
+	if done := n.await(c, v1alpha1.PhaseRolledBack); done.Condition(v1alpha1.ConditionDeviceFailing) != nil {
+		t.Errorf("it is over: %+v", done.Status)
+	}
+	n.wantFile(filepath.Join(n.publish(id, pod), "file"), "old")
+	n.unpublish(id, pod)
+	n.remove(id)
 }

@@ -38,6 +38,8 @@ func TestFactsOf(t *testing.T) {
 			node.Facts{Open: &node.Checkpoint{ID: uid, State: node.RollingBack}, Rollback: &node.Rollback{Done: 1, Total: 2}}},
 		{"verifying", volume.Status{Open: &volume.OpenCheckpoint{UID: uid, RollbackRequested: true}, Rollback: &volume.RollbackStatus{Running: true, Verifying: true, Done: 1, Total: 2}},
 			node.Facts{Open: &node.Checkpoint{ID: uid, State: node.RollingBack}, Rollback: &node.Rollback{Done: 0, Total: 2}}},
+		{"device fails", volume.Status{Failures: volume.Failures{Count: 3, Last: "input/output error", At: time.Now()}}, node.Facts{DeviceError: "input/output error"}},
+		{"device has failed", volume.Status{Failures: volume.Failures{Count: 3, Last: "input/output error", At: time.Now().Add(-time.Hour)}}, node.Facts{}},
 		{"committed", last(volume.Committed, ""), ended(node.Committed, "")},
 		{"rolled back", last(volume.RolledBack, ""), ended(node.RolledBack, "")},
 		{"out of space", last(volume.Committed, volume.ReasonOutOfSpace), ended(node.OutOfSpace, "")},

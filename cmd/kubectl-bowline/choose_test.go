@@ -167,6 +167,29 @@ func TestArguments(t *testing.T) {
 	}
 }
 
+// TestWarnings: what is wrong with a volume is shown in the list and told.
+func TestWarnings(t *testing.T) {
+	condition := func(conditionType string, status metav1.ConditionStatus) metav1.Condition {
+		return metav1.Condition{Type: conditionType, Status: status, Message: conditionType + " is " + string(status)}
+	}
+	for _, test := range []struct {
+		failing, low  metav1.ConditionStatus
+		column, story string
+	}{
+		{metav1.ConditionFalse, metav1.ConditionFalse, "Checkpointed", "Checkpointed is True"},
+		{metav1.ConditionFalse, metav1.ConditionTrue, "Checkpointed,SpaceLow", "SpaceLow is True"},
+		{metav1.ConditionTrue, metav1.ConditionFalse, "Checkpointed,DeviceFailing", "DeviceFailing is True"},
+		{metav1.ConditionTrue, metav1.ConditionTrue, "Checkpointed,DeviceFailing,SpaceLow", "DeviceFailing is True"},
+	} {
+		c := vckpt("before", "data", 1, v1alpha1.PhaseCheckpointed)
+		c.Status.Conditions = []metav1.Condition{condition(v1alpha1.ConditionCheckpointed, metav1.ConditionTrue),
+			condition(v1alpha1.ConditionSpaceLow, test.low), condition(v1alpha1.ConditionDeviceFailing, test.failing)}
+		if column, told := phaseColumn(&c), story(&c); column != test.column || told != test.story {
+			t.Errorf("failing %s, low %s: %q and %q, want %q and %q", test.failing, test.low, column, told, test.column, test.story)
+		}
+	}
+}
+
 func TestBytes(t *testing.T) {
 	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1 << 20: "1.0Mi", 10 << 30: "10Gi", 1536 << 20: "1.5Gi", 1<<63 - 1: "8.0Ei"} {
 		if got := bytes(n); got != want {

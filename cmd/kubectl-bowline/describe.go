@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/bowline-csi/bowline/api/v1alpha1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
@@ -35,6 +36,7 @@ func story(c *v1alpha1.VolumeCheckpoint) string {
 		{v1alpha1.ConditionAccepted, metav1.ConditionFalse},
 		{v1alpha1.ConditionRolledBack, metav1.ConditionFalse},
 		{v1alpha1.ConditionCommitted, metav1.ConditionFalse},
+		{v1alpha1.ConditionDeviceFailing, metav1.ConditionTrue},
 		{v1alpha1.ConditionSpaceLow, metav1.ConditionTrue},
 		{v1alpha1.ConditionCheckpointed, metav1.ConditionTrue},
 		{v1alpha1.ConditionCheckpointed, metav1.ConditionFalse},
@@ -186,8 +188,10 @@ func phaseColumn(v *v1alpha1.VolumeCheckpoint) string {
 	if r := v.Status.Rollback; v.Status.Phase == v1alpha1.PhaseRollingBack && r != nil && r.BytesDone != nil && r.BytesTotal != nil && *r.BytesTotal > 0 {
 		return fmt.Sprintf("%s %d%%", p, int(float64(*r.BytesDone)/float64(*r.BytesTotal)*100))
 	}
-	if low := v.Condition(v1alpha1.ConditionSpaceLow); low != nil && low.Status == metav1.ConditionTrue {
-		return p + ",SpaceLow"
+	for _, warning := range []string{v1alpha1.ConditionDeviceFailing, v1alpha1.ConditionSpaceLow} {
+		if meta.IsStatusConditionTrue(v.Status.Conditions, warning) {
+			p += "," + warning
+		}
 	}
 	if failed := v.Condition(v1alpha1.ConditionFailed); failed != nil && v.Status.Phase == v1alpha1.PhaseFailed {
 		return p + "," + failed.Reason

@@ -65,6 +65,11 @@ func news(c *v1alpha1.VolumeCheckpoint) (everyone, own []event) {
 				everyone = append(everyone, about(t, warning, v1alpha1.EventSpaceLow, "Checkpoint",
 					fmt.Sprintf("checkpoint %q of claim %q: %s", c.Name, claim, note)))
 			}
+		case v1alpha1.ConditionDeviceFailing:
+			if is {
+				everyone = append(everyone, about(t, warning, v1alpha1.EventDeviceFailing, "Checkpoint",
+					fmt.Sprintf("checkpoint %q of claim %q: %s", c.Name, claim, note)))
+			}
 		case v1alpha1.ConditionPodsReleased:
 			switch condition.Reason {
 			case v1alpha1.ReasonDisruptionBudget, v1alpha1.ReasonEvictionFailed, v1alpha1.ReasonWorkloadUnchanged:

@@ -123,6 +123,24 @@ func TestOwnership(t *testing.T) {
 	f.WantEvents("data", v1alpha1.EventCheckpointOpened, v1alpha1.EventRollbackComplete)
 }
 
+// Those who use a volume that is in trouble are told, and not when it is over.
+func TestWarnings(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.Accepted(v1alpha1.CheckpointPolicy{})
+	f.Pod("db-0", "data")
+	f.NodeWrites("before", f.At(v1alpha1.PhaseCheckpointed, fixture.Is(v1alpha1.ConditionCheckpointed, v1alpha1.ReasonOpen),
+		fixture.Is(v1alpha1.ConditionSpaceLow, v1alpha1.ReasonBelowMinimum), fixture.Is(v1alpha1.ConditionDeviceFailing, v1alpha1.ReasonDeviceErrors)))
+	for _, name := range []string{"before", "data", "db-0"} {
+		f.WantEvents(name, v1alpha1.EventSpaceLow, v1alpha1.EventDeviceFailing)
+	}
+	calm := f.At(v1alpha1.PhaseCheckpointed, fixture.IsNot(v1alpha1.ConditionSpaceLow, v1alpha1.ReasonEnoughSpace),
+		fixture.IsNot(v1alpha1.ConditionDeviceFailing, v1alpha1.ReasonNoDeviceErrors))
+	if everyone, own := news(&v1alpha1.VolumeCheckpoint{Status: calm}); len(everyone)+len(own) > 0 {
+		t.Errorf("nothing is wrong any more: %+v, %+v", everyone, own)
+	}
+}
+
 func TestVerifyCommits(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

@@ -2,10 +2,12 @@ package group
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/bowline-csi/bowline/api/v1alpha1"
@@ -166,6 +168,36 @@ func TestPhaseOf(t *testing.T) {
 		}
 		if got := phaseOf(m, test.state, test.aborted); got != test.want {
 			t.Errorf("%s on the way to %s: %s; want %s", test.phases, test.state, got, test.want)
+		}
+	}
+}
+
+// TestWarnings: what is true of one member's volume is true of the group, and says of
+// which; it is false when it is true of none any more, and not there before.
+func TestWarnings(t *testing.T) {
+	for _, test := range []struct{ condition, bad, good string }{
+		{v1alpha1.ConditionSpaceLow, v1alpha1.ReasonBelowMinimum, v1alpha1.ReasonEnoughSpace},
+		{v1alpha1.ConditionDeviceFailing, v1alpha1.ReasonDeviceErrors, v1alpha1.ReasonNoDeviceErrors},
+	} {
+		o := members(v1alpha1.StepSwitch, v1alpha1.PhaseCheckpointed, v1alpha1.PhaseCheckpointed, v1alpha1.PhaseCheckpointed)
+		isOpen(&o)
+		summary := func() *metav1.Condition {
+			o.group.Status = decide(o).status
+			return meta.FindStatusCondition(o.group.Status.Conditions, test.condition)
+		}
+		if c := summary(); c != nil {
+			t.Errorf("nothing has happened: %+v", c)
+		}
+		member := o.checkpoints["data-1"]
+		warned := append(slices.Clone(member.Status.Conditions), metav1.Condition{Type: test.condition, Status: metav1.ConditionTrue})
+		calm := member.Status.Conditions
+		member.Status.Conditions = warned
+		if c := summary(); c == nil || c.Status != metav1.ConditionTrue || c.Reason != test.bad || !strings.HasSuffix(c.Message, ": data-1") {
+			t.Errorf("%s of one member: %+v", test.condition, c)
+		}
+		member.Status.Conditions = calm
+		if c := summary(); c == nil || c.Status != metav1.ConditionFalse || c.Reason != test.good {
+			t.Errorf("%s of no member any more: %+v", test.condition, c)
 		}
 	}
 }

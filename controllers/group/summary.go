@@ -95,21 +95,24 @@ func (d *decider) summarize() {
 			d.set(v1alpha1.ConditionFailed, true, v1alpha1.ReasonMemberFailed, "not all members ended as they should; their own conditions say why")
 		}
 	}
-	d.summarizeSpace()
+	d.warn(v1alpha1.ConditionSpaceLow, v1alpha1.ReasonBelowMinimum, "claims with little space for backups: ", v1alpha1.ReasonEnoughSpace)
+	d.warn(v1alpha1.ConditionDeviceFailing, v1alpha1.ReasonDeviceErrors, "claims whose device fails: ", v1alpha1.ReasonNoDeviceErrors)
 }
 
-func (d *decider) summarizeSpace() {
-	var low []string
+// warn says of the group what is true of any of its members, with the reason bad and
+// their claims; and that it is over with the reason good.
+func (d *decider) warn(conditionType, bad, message, good string) {
+	var claims []string
 	for _, m := range d.status.Members {
-		if c := d.checkpoints[m.Claim]; c != nil && meta.IsStatusConditionTrue(c.Status.Conditions, v1alpha1.ConditionSpaceLow) {
-			low = append(low, m.Claim)
+		if c := d.checkpoints[m.Claim]; c != nil && meta.IsStatusConditionTrue(c.Status.Conditions, conditionType) {
+			claims = append(claims, m.Claim)
 		}
 	}
 	switch {
-	case len(low) > 0:
-		d.set(v1alpha1.ConditionSpaceLow, true, v1alpha1.ReasonBelowMinimum, "claims with little space for backups: "+list(low))
-	case meta.FindStatusCondition(d.status.Conditions, v1alpha1.ConditionSpaceLow) != nil:
-		d.set(v1alpha1.ConditionSpaceLow, false, v1alpha1.ReasonEnoughSpace, "")
+	case len(claims) > 0:
+		d.set(conditionType, true, bad, message+list(claims))
+	case meta.FindStatusCondition(d.status.Conditions, conditionType) != nil:
+		d.set(conditionType, false, good, "")
 	}
 }
 

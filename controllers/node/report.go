@@ -66,7 +66,7 @@ func nodePart(s *v1alpha1.VolumeCheckpointStatus) v1alpha1.VolumeCheckpointStatu
 	for _, condition := range d.Conditions {
 		switch condition.Type {
 		case v1alpha1.ConditionCheckpointed, v1alpha1.ConditionCommitted, v1alpha1.ConditionRolledBack,
-			v1alpha1.ConditionSpaceLow, v1alpha1.ConditionFailed:
+			v1alpha1.ConditionSpaceLow, v1alpha1.ConditionDeviceFailing, v1alpha1.ConditionFailed:
 			part.Conditions = append(part.Conditions, condition)
 		}
 	}
@@ -129,6 +129,7 @@ func (r *reporter) open(o outcome) {
 	if r.s.Phase != v1alpha1.PhaseFailed {
 		r.remove(v1alpha1.ConditionFailed)
 	}
+	r.device(o.facts)
 	if open.State != Open {
 		r.rollingBack(o)
 		return
@@ -197,6 +198,19 @@ func whenFull(c *v1alpha1.VolumeCheckpoint) string {
 		return "When nothing is, the checkpoint is dropped."
 	}
 	return "When nothing is, writes fail."
+}
+
+// device reports whether the backing device fails. What was said before stays while
+// nothing is known, as while a rollback runs.
+func (r *reporter) device(f Facts) {
+	switch {
+	case f.DeviceError != "":
+		r.set(v1alpha1.ConditionDeviceFailing, metav1.ConditionTrue, v1alpha1.ReasonDeviceErrors,
+			"The device of the volume fails: %s. What was overwritten is kept all the same: a write whose backup or log entry cannot be written fails instead. See the kernel's log on the node.", f.DeviceError)
+	case f.Open.Measured && meta.FindStatusCondition(r.s.Conditions, v1alpha1.ConditionDeviceFailing) != nil:
+		r.set(v1alpha1.ConditionDeviceFailing, metav1.ConditionFalse, v1alpha1.ReasonNoDeviceErrors,
+			"No operation of the volume's device has failed lately.")
+	}
 }
 
 // rollingBack reports on a rollback that is marked on the volume.
@@ -271,6 +285,7 @@ func (r *reporter) lost(message string, args ...any) {
 // over leaves what tells of the past only.
 func (r *reporter) over(at metav1.Time) {
 	r.remove(v1alpha1.ConditionSpaceLow)
+	r.remove(v1alpha1.ConditionDeviceFailing)
 	r.s.FreeForBackups = nil
 	if r.s.CompletionTime == nil {
 		r.s.CompletionTime = &at

@@ -43,6 +43,17 @@ var reportTests = []struct {
 	{"engine down while open", []change{wasOpened}, outcome{err: ErrEngineDown},
 		v1alpha1.PhaseCheckpointed, "Checkpointed=True/Open", ""},
 
+	{"device fails", []change{wasOpened}, outcome{facts: deviceFails(inState(testUID, Open))},
+		v1alpha1.PhaseCheckpointed, "Checkpointed=True/Open DeviceFailing=True/DeviceErrors SpaceLow=False/EnoughSpace", "input/output error"},
+	{"device fails no more", []change{wasOpened, wasFailing}, outcome{facts: inState(testUID, Open)},
+		v1alpha1.PhaseCheckpointed, "Checkpointed=True/Open DeviceFailing=False/NoDeviceErrors SpaceLow=False/EnoughSpace", ""},
+	{"device failed, not in use any more", []change{wasOpened, wasFailing}, outcome{facts: with(inState(testUID, Open), notMeasured)},
+		v1alpha1.PhaseCheckpointed, "Checkpointed=True/Open DeviceFailing=True/DeviceErrors", ""},
+	{"device failed, engine down", []change{wasOpened, wasFailing}, outcome{err: ErrEngineDown},
+		v1alpha1.PhaseCheckpointed, "Checkpointed=True/Open DeviceFailing=True/DeviceErrors", ""},
+	{"device fails, not open", nil, outcome{facts: deviceFails(Facts{Staged: true}), did: doCheckpoint, err: ErrBusy},
+		v1alpha1.PhasePending, "Checkpointed=False/VolumeBusy", ""},
+
 	{"not in use", nil, outcome{did: doCheckpoint, err: ErrNotStaged}, v1alpha1.PhasePending, "Checkpointed=False/VolumeNotInUse", "as soon as one does"},
 	{"engine down", nil, outcome{err: ErrEngineDown}, v1alpha1.PhasePending, "Checkpointed=False/EngineDown", "bowline-engine"},
 	{"busy", nil, outcome{did: doCheckpoint, err: ErrBusy}, v1alpha1.PhasePending, "Checkpointed=False/VolumeBusy", ""},
@@ -71,6 +82,12 @@ var reportTests = []struct {
 
 	{"marked", []change{wasOpened, desired(v1alpha1.RolledBack)}, outcome{facts: inState(testUID, RollbackRequested), did: doRollback}, v1alpha1.PhaseRollbackPending, "Checkpointed=True/Open RolledBack=False/Requested", ""},
 	{"waiting", []change{wasOpened, desired(v1alpha1.RolledBack)}, outcome{facts: inState(testUID, RollbackRequested), waitingFor: []string{"shop/db-0"}}, v1alpha1.PhaseRollbackPending, "Checkpointed=True/Open RolledBack=False/WaitingForPods", "shop/db-0"},
+	{"waiting, device fails", []change{wasOpened, desired(v1alpha1.RolledBack)}, outcome{facts: deviceFails(inState(testUID, RollbackRequested)), waitingFor: []string{"shop/db-0"}},
+		v1alpha1.PhaseRollbackPending, "Checkpointed=True/Open DeviceFailing=True/DeviceErrors RolledBack=False/WaitingForPods", "input/output error"},
+	{"restoring, device failed", []change{wasOpened, wasFailing, desired(v1alpha1.RolledBack)}, outcome{facts: with(restoring(gib/4, gib, nil), notMeasured)},
+		v1alpha1.PhaseRollingBack, "Checkpointed=True/Open DeviceFailing=True/DeviceErrors RolledBack=False/Restoring", ""},
+	{"rolled back, device failed", []change{wasOpened, wasFailing, desired(v1alpha1.RolledBack)}, outcome{facts: deviceFails(endedAs(RolledBack))},
+		v1alpha1.PhaseRolledBack, "Checkpointed=False/RolledBack RolledBack=True/RolledBack", ""},
 	{"restoring", []change{wasOpened, desired(v1alpha1.RolledBack)}, outcome{facts: restoring(gib/4, gib, nil)}, v1alpha1.PhaseRollingBack, "Checkpointed=True/Open RolledBack=False/Restoring", ""},
 	{"restoring fails", []change{wasOpened, desired(v1alpha1.RolledBack)}, outcome{facts: restoring(0, 0, errors.New("I/O error"))}, v1alpha1.PhaseRollingBack, "Checkpointed=True/Open RolledBack=False/RestoreFailed", "I/O error"},
 	{"restoring without engine", []change{wasOpened, desired(v1alpha1.RolledBack)}, outcome{facts: restoring(0, 0, ErrEngineDown)}, v1alpha1.PhaseRollingBack, "Checkpointed=True/Open RolledBack=False/EngineDown", ""},
@@ -88,6 +105,7 @@ var reportTests = []struct {
 	{"device not there, deleted", []change{wasOpened, deleted}, outcome{err: ErrMissing}, v1alpha1.PhaseFailed, "Checkpointed=False/Lost Failed=True/Lost", "pvc-1.0badcafe"},
 	{"damaged", []change{wasOpened}, outcome{facts: damagedLog(inState(testUID, Open))}, v1alpha1.PhaseFailed, "Checkpointed=True/Damaged Failed=True/Damaged", "checksum of the log"},
 	{"damaged, nothing more is known", []change{wasOpened}, outcome{err: ErrDamaged}, v1alpha1.PhaseFailed, "Checkpointed=True/Damaged Failed=True/Damaged", "roll-forward"},
+	{"damaged, device fails", []change{wasOpened, wasFailing}, outcome{facts: deviceFails(damagedLog(inState(testUID, Open)))}, v1alpha1.PhaseFailed, "Checkpointed=True/Damaged Failed=True/Damaged", ""},
 	{"damaged, dropped", []change{wasOpened, wasDamaged, deleted}, outcome{facts: endedAs(Committed), did: doCommit}, v1alpha1.PhaseFailed, "Checkpointed=False/Committed Failed=True/Damaged", ""},
 
 	{"group, prepared", []change{ofGroup, inStep(v1alpha1.StepPrepare)}, outcome{did: doPrepare}, v1alpha1.PhasePrepared, "Checkpointed=False/Pending", ""},
@@ -110,6 +128,11 @@ func with(f Facts, change func(*Checkpoint)) Facts {
 
 func notMeasured(c *Checkpoint) { *c = Checkpoint{ID: c.ID, State: c.State, Opened: c.Opened} }
 
+func deviceFails(f Facts) Facts {
+	f.DeviceError = "/pool/image: reading 4096 bytes at offset 8192: input/output error"
+	return f
+}
+
 func restoring(done, total int64, err error) Facts {
 	f := inState(testUID, RollingBack)
 	f.Rollback = &Rollback{Done: done, Total: total, Err: err}
@@ -123,6 +146,11 @@ func commitWhenFull(c *v1alpha1.VolumeCheckpoint) {
 func wasLow(c *v1alpha1.VolumeCheckpoint) {
 	c.Status.Conditions = append(c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionSpaceLow,
 		Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonBelowMinimum, LastTransitionTime: metav1.Time{Time: opened}})
+}
+
+func wasFailing(c *v1alpha1.VolumeCheckpoint) {
+	c.Status.Conditions = append(c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionDeviceFailing,
+		Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonDeviceErrors, LastTransitionTime: metav1.Time{Time: opened}})
 }
 
 func wasDamaged(c *v1alpha1.VolumeCheckpoint) {
@@ -200,6 +228,10 @@ func TestWorthWriting(t *testing.T) {
 	now := opened.Add(time.Hour)
 	c := checkpoint()
 	c.Status = merged(c.Status, report(c, outcome{facts: inState(testUID, Open)}, opened))
+	failing := checkpoint()
+	failing.Status = merged(failing.Status, report(failing, outcome{facts: deviceFails(inState(testUID, Open))}, opened))
+	another := deviceFails(inState(testUID, Open))
+	another.DeviceError = "another error"
 	rollingBack := checkpoint(desired(v1alpha1.RolledBack))
 	rollingBack.Status = merged(rollingBack.Status, report(rollingBack, outcome{facts: restoring(1, 1000, nil)}, opened))
 	for _, test := range []struct {
@@ -214,6 +246,11 @@ func TestWorthWriting(t *testing.T) {
 		{"amount, later", c, with(inState(testUID, Open), func(c *Checkpoint) { c.BackedUp *= 2 }), factsInterval, true},
 		{"hardly an amount", c, with(inState(testUID, Open), func(c *Checkpoint) { c.BackedUp += mebibyte }), time.Hour, false},
 		{"condition", c, with(inState(testUID, Open), func(c *Checkpoint) { c.OutOfSpace = true }), 0, true},
+		{"device fails", c, deviceFails(inState(testUID, Open)), 0, true},
+		{"device fails with the same", failing, deviceFails(inState(testUID, Open)), time.Hour, false},
+		{"device fails with another error, at once", failing, another, time.Second, false},
+		{"device fails with another error", failing, another, factsInterval, true},
+		{"device fails no more", failing, inState(testUID, Open), 0, true},
 		{"phase", c, inState(testUID, RollbackRequested), 0, true},
 		{"end", c, endedAs(Committed), 0, true},
 		{"progress, at once", rollingBack, restoring(500, 1000, nil), time.Second, false},

@@ -288,6 +288,52 @@ func counter(t *testing.T, r *prometheus.Registry, name, label string) float64 {
 	return -1
 }
 
+// TestDeviceFails: nobody tells that a device fails, or that it does not any more. What
+// it fails with changes all the time, which is not worth a write each time.
+func TestDeviceFails(t *testing.T) {
+	f := newFixture(t)
+	v := newFakeVolumes("fails")
+	f.start(t, v)
+	c := f.create(t, "fails")
+	if open := f.awaitPhase(t, c, v1alpha1.PhaseCheckpointed); open.Condition(v1alpha1.ConditionDeviceFailing) != nil {
+		t.Errorf("status %+v", open.Status)
+	}
+	fails := func(what string) {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		v.volumes["fails"].facts.DeviceError = what
+	}
+	await := func(status metav1.ConditionStatus, reason string) *v1alpha1.VolumeCheckpoint {
+		t.Helper()
+		now := f.await(t, c, "DeviceFailing "+string(status), func(c *v1alpha1.VolumeCheckpoint) bool {
+			condition := c.Condition(v1alpha1.ConditionDeviceFailing)
+			return condition != nil && condition.Status == status
+		})
+		wantCondition(t, now, v1alpha1.ConditionDeviceFailing, status, reason)
+		return now
+	}
+	fails("I/O error at offset 0")
+	before := await(metav1.ConditionTrue, v1alpha1.ReasonDeviceErrors)
+	if message := before.Condition(v1alpha1.ConditionDeviceFailing).Message; !strings.Contains(message, "I/O error at offset 0") {
+		t.Errorf("the message is %q", message)
+	}
+	for i := range 100 {
+		v.change("fails", func(v *fakeVolume) { v.facts.DeviceError = fmt.Sprintf("I/O error at offset %d", 4096*i) })
+		time.Sleep(5 * time.Millisecond)
+	}
+	if now := f.awaitPhase(t, c, v1alpha1.PhaseCheckpointed); now.ResourceVersion != before.ResourceVersion {
+		t.Errorf("written again: resource version %s, was %s", now.ResourceVersion, before.ResourceVersion)
+	}
+	fails("")
+	await(metav1.ConditionFalse, v1alpha1.ReasonNoDeviceErrors)
+	fails("I/O error")
+	await(metav1.ConditionTrue, v1alpha1.ReasonDeviceErrors)
+	f.want(t, c, v1alpha1.Committed)
+	if done := f.awaitPhase(t, c, v1alpha1.PhaseCommitted); done.Condition(v1alpha1.ConditionDeviceFailing) != nil {
+		t.Errorf("status %+v", done.Status)
+	}
+}
+
 // TestKilled says that a node plugin that was killed at any point between an
 // action and the report of it, and started again, reports what is so.
 func TestKilled(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"github.com/bowline-csi/bowline/api/v1alpha1"
 	"github.com/bowline-csi/bowline/controllers/apply"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -16,7 +17,8 @@ import (
 
 // worthWriting tells whether the node's part of the status of c is to be
 // replaced by status: at once if anything but an amount differs, and after an
-// interval if an amount differs by enough to matter.
+// interval if an amount differs by enough to matter. The last error of a device that
+// fails is like an amount: each has another place on the disk.
 func worthWriting(c *v1alpha1.VolumeCheckpoint, status *v1alpha1.VolumeCheckpointStatus, last, now time.Time) bool {
 	before := nodePart(&c.Status)
 	if !equality.Semantic.DeepEqual(withoutAmounts(&before), withoutAmounts(status)) {
@@ -30,7 +32,7 @@ func worthWriting(c *v1alpha1.VolumeCheckpoint, status *v1alpha1.VolumeCheckpoin
 		return false
 	}
 	return differs(before.FreeForBackups, status.FreeForBackups) || differs(before.BackedUp, status.BackedUp) ||
-		differs(before.Changed, status.Changed)
+		differs(before.Changed, status.Changed) || !equality.Semantic.DeepEqual(before.Conditions, status.Conditions)
 }
 
 // differs tells whether an amount differs by more than a hundredth.
@@ -51,6 +53,9 @@ func withoutAmounts(s *v1alpha1.VolumeCheckpointStatus) *v1alpha1.VolumeCheckpoi
 	}
 	if t.Rollback != nil && !t.Phase.Final() {
 		t.Rollback.BytesDone = nil
+	}
+	if failing := meta.FindStatusCondition(t.Conditions, v1alpha1.ConditionDeviceFailing); failing != nil {
+		failing.Message = ""
 	}
 	return t
 }

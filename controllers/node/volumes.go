@@ -79,6 +79,9 @@ type Facts struct {
 	// Damaged says what is wrong with the checkpoint on the volume, "" if nothing
 	// is known to be wrong.
 	Damaged string
+	// DeviceError is what an operation of the volume's backing device failed with
+	// lately, "" if none has. That of a volume that is not in use is not known.
+	DeviceError string
 }
 
 // Checkpoint is a checkpoint that has not ended. Sizes are in bytes.
@@ -88,8 +91,8 @@ type Checkpoint struct {
 	Opened time.Time     // zero if not known
 	Frozen time.Duration // how long opening it kept the file system frozen, 0 if not known
 
-	// Measured tells that the sizes are known: those of a volume that is not in
-	// use are not.
+	// Measured tells that the sizes are known, and how the device does: those of a
+	// volume that is not in use are not.
 	Measured bool
 	Free     int64 // space that is left for backups
 	BackedUp int64 // old content kept

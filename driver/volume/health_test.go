@@ -41,7 +41,7 @@ func TestBackingDeviceFails(t *testing.T) {
 	n.must(n.Stage(ctx, o.StageOptions))
 	n.must(n.Publish(ctx, o))
 	s := n.status(id)
-	if h, err := n.Health(ctx, id); err != nil || h.Abnormal || s.Failures != (volume.Failures{}) {
+	if h, err := n.Health(ctx, id); err != nil || h.Abnormal || s.Failures != (volume.Failures{}) || s.Failures.Recent() {
 		t.Errorf("%+v, %v, %+v", h, err, s.Failures)
 	}
 
@@ -54,7 +54,7 @@ func TestBackingDeviceFails(t *testing.T) {
 	n.must(os.Truncate(s.Path, 16*mib))
 
 	s = n.status(id)
-	if s.Failures.Count == 0 || !strings.Contains(s.Failures.Last, s.Path) || time.Since(s.Failures.At) > time.Minute {
+	if s.Failures.Count == 0 || !s.Failures.Recent() || !strings.Contains(s.Failures.Last, s.Path) || time.Since(s.Failures.At) > time.Minute {
 		t.Errorf("%+v", s.Failures)
 	}
 	h, err := n.Health(ctx, id)
@@ -63,8 +63,9 @@ func TestBackingDeviceFails(t *testing.T) {
 	}
 	n.client = failedAt{n.client, time.Hour}
 	n.restartManager()
-	if h, err := n.Health(ctx, id); err != nil || h.Abnormal {
-		t.Errorf("an hour later: %+v, %v", h, err)
+	s = n.status(id)
+	if h, err := n.Health(ctx, id); err != nil || h.Abnormal || s.Failures.Count == 0 || s.Failures.Recent() {
+		t.Errorf("an hour later: %+v, %v, %+v", h, err, s.Failures)
 	}
 	n.end(id, "a")
 }

@@ -56,6 +56,15 @@ type Failures struct {
 	At    time.Time // when that was
 }
 
+// failureMemory is for how long after a failure a backing device is taken to be
+// failing.
+const failureMemory = 10 * time.Minute
+
+// Recent tells whether an operation has failed within the last ten minutes.
+func (f Failures) Recent() bool {
+	return f.Count > 0 && time.Since(f.At) < failureMemory
+}
+
 // OpenCheckpoint is a checkpoint that is open. What the engine knows of it is zero
 // while the volume is not attached.
 type OpenCheckpoint struct {
@@ -320,10 +329,6 @@ const (
 	HealthDevice     = "BackingDeviceFailed"
 )
 
-// failureMemory is for how long after a failure of its backing device a volume is
-// not healthy.
-const failureMemory = 10 * time.Minute
-
 // Health tells whether a volume can be used. An error means that it cannot be
 // told, or that there is no such volume.
 func (m *Manager) Health(ctx context.Context, id string) (Health, error) {
@@ -346,7 +351,7 @@ func (m *Manager) Health(ctx context.Context, id string) (Health, error) {
 		return bad(HealthUnsettled, "the log of the checkpoint could not be written; the next write tries again")
 	case s.Open != nil && s.Open.OutOfSpace > 0:
 		return bad(HealthNoSpace, "%d writes failed because there was no free space for backups: commit or roll back the checkpoint, or delete files", s.Open.OutOfSpace)
-	case s.Failures.Count > 0 && time.Since(s.Failures.At) < failureMemory:
+	case s.Failures.Recent():
 		return bad(HealthDevice, "%d operations of the backing device failed, the last one %s: %s",
 			s.Failures.Count, s.Failures.At.UTC().Format(time.RFC3339), s.Failures.Last)
 	}

@@ -202,7 +202,7 @@ func writeConditions(root string, out *bytes.Buffer) error {
 		fmt.Fprintf(out, "| `%s` | %s |\n", c.value, sentence(text))
 	}
 	fmt.Fprint(out, "\nA group has those of its members: `Checkpointed`, `Committed` and `RolledBack` if they hold for all of them, "+
-		"`SpaceLow` and `Failed` if they hold for any.\n\n## Phases\n\n| phase | |\n|---|---|\n")
+		"`SpaceLow`, `DeviceFailing` and `Failed` if they hold for any.\n\n## Phases\n\n| phase | |\n|---|---|\n")
 	for _, c := range p.constants("Phase") {
 		_, text, _ := strings.Cut(c.comment, ": ")
 		fmt.Fprintf(out, "| `%s` | %s |\n", c.value, sentence(text))
