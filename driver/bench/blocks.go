@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"time"
@@ -131,74 +133,62 @@ func (b *bench) blocks(ctx context.Context) (err error) {
 	return nil
 }
 
-// states does one work on all devices, one after the other.
+// states does one work on all devices, one after the other, each time in another
+// order: what was written before, by whomever, makes a disk slower or faster.
 func (b *bench) states(ctx context.Context, d devices, w work) error {
-	u := w.unit()
-	loop := func(device string) (float64, error) {
-		t, err := fio(ctx, device, w, b.used(), b.run, false)
-		return t.rate(u), err
+	loop := func(device string) (tally, error) { return fio(ctx, device, w, b.used(), b.run, false) }
+	runs := map[string]func() (tally, error){
+		"raw":    func() (tally, error) { return loop(d.raw) },
+		"state0": func() (tally, error) { return loop(d.trim.device) },
+		"state2": func() (tally, error) { return loop(d.committed.device) },
 	}
-	raw, err := loop(d.raw)
-	if err != nil {
-		return err
-	}
-	trim, err := loop(d.trim.device)
-	if err != nil {
-		return err
-	}
-	committed, err := loop(d.committed.device)
-	if err != nil {
-		return err
-	}
-	row := func(state, what, against string, goal float64) *row {
-		return b.results.row(row{key: state + "-" + w.key, work: what + ": " + w.name, unit: u, against: against, goal: goal})
-	}
-	row("state0", "state 0", "raw", w.goal).compare(raw, trim)
-	row("state2", "state 2", "raw", w.goal).compare(raw, committed)
 	if d.uring != nil {
-		uring, err := loop(d.uring.device)
-		if err != nil {
-			return err
-		}
-		row("uring", "state 2 over io_uring", "raw", w.uring).compare(raw, uring)
+		runs["uring"] = func() (tally, error) { return loop(d.uring.device) }
 	}
-	if !w.writes() {
-		if err := d.checkpoint.fresh(ctx, b.free()); err != nil {
-			return err
+	if w.writes() {
+		runs["state1-first"] = func() (tally, error) { return b.firstOverwrites(ctx, d.checkpoint, w) }
+		runs["state1-changed"] = func() (tally, error) { return b.rewrites(ctx, d.checkpoint, w) }
+		runs["state1-free"] = func() (tally, error) { return b.freeWrites(ctx, d.checkpoint, w) }
+	} else {
+		runs["state1"] = func() (tally, error) {
+			if err := d.checkpoint.fresh(ctx, b.free()); err != nil {
+				return tally{}, err
+			}
+			return loop(d.checkpoint.device)
 		}
-		got, err := loop(d.checkpoint.device)
+	}
+	if w.key == flushesWork {
+		runs["flushes"] = func() (tally, error) { return b.twoFlushes(ctx, d.raw) }
+	}
+	order := slices.Sorted(maps.Keys(runs))
+	rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+	u := w.unit()
+	rates := map[string]float64{}
+	for _, run := range order {
+		t, err := runs[run]()
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", run, err)
 		}
-		row("state1", "state 1", "state 2", goalUnsaved).compare(committed, got)
-		return nil
+		rates[run] = t.rate(u)
 	}
 
-	first, err := b.firstOverwrites(ctx, d.checkpoint, w)
-	if err != nil {
-		return fmt.Errorf("first overwrites: %w", err)
-	}
-	var flushes tally
 	if w.key == flushesWork {
-		if flushes, err = b.twoFlushes(ctx, d.raw); err != nil {
-			return fmt.Errorf("the work of two flushes: %w", err)
+		rates["state1-first-flushes"] = rates["state1-first"]
+	}
+	bases := map[string]string{"raw": "raw", "state2": "state 2", "flushes": "two flushes"}
+	row := func(run, what, base string, goal float64) {
+		if rate, measured := rates[run]; measured {
+			b.results.row(row{key: run + "-" + w.key, work: what + ": " + w.name, unit: u, against: bases[base], goal: goal}).compare(rates[base], rate)
 		}
 	}
-	again, err := b.rewrites(ctx, d.checkpoint, w)
-	if err != nil {
-		return fmt.Errorf("rewriting: %w", err)
-	}
-	unused, err := b.freeWrites(ctx, d.checkpoint, w)
-	if err != nil {
-		return fmt.Errorf("writing free space: %w", err)
-	}
-	row("state1-changed", "state 1, changed blocks", "state 2", goalUnsaved).compare(committed, again.rate(u))
-	row("state1-free", "state 1, free blocks", "state 2", goalUnsaved).compare(committed, unused.rate(u))
-	goal := map[string]float64{"randwrite-32": goalFirst32, "write": goalFirstSequential}[w.key]
-	row("state1-first", "state 1, first overwrite", "state 2", goal).compare(committed, first.rate(u))
-	if w.key == flushesWork {
-		row("state1-first-flushes", "state 1, first overwrite", "two flushes", goalFlushes).compare(flushes.rate(u), first.rate(u))
-	}
+	row("state0", "state 0", "raw", w.goal)
+	row("state2", "state 2", "raw", w.goal)
+	row("uring", "state 2 over io_uring", "raw", w.uring)
+	row("state1", "state 1", "state2", goalUnsaved)
+	row("state1-changed", "state 1, changed blocks", "state2", goalUnsaved)
+	row("state1-free", "state 1, free blocks", "state2", goalUnsaved)
+	row("state1-first", "state 1, first overwrite", "state2", map[string]float64{"randwrite-32": goalFirst32, "write": goalFirstSequential}[w.key])
+	row("state1-first-flushes", "state 1, first overwrite", "flushes", goalFlushes)
 	return nil
 }
 
