@@ -81,7 +81,7 @@ interrupted and the device is not in use.`,
 	cmd.Flags().BoolVar(&child, "background-child", false, "")
 	cmd.Flags().MarkHidden("background-child")
 	cmd.Flags().Int32Var(&blockSize, "block-size", 0, "logical block size of the mapped device: 512, 1024, 2048 or 4096 bytes (default: what fits the file system, 4096 if there is none)")
-	cmd.Flags().BoolVar(&ioUring, "io-uring", false, "have requests brought over io_uring, which is faster when there are many at once (Linux 6.14; switches on the kernel's fuse.enable_uring)")
+	cmd.Flags().BoolVar(&ioUring, "io-uring", false, "have requests brought over io_uring, with fewer system calls for each (Linux 6.14; switches on the kernel's fuse.enable_uring)")
 	return cmd
 }
 

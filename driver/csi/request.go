@@ -197,7 +197,7 @@ const (
 // Values of transportKey.
 const (
 	transportClassic = "classic"  // the default; the engine may be restarted in use
-	transportIOUring = "io_uring" // faster when there are many requests at once
+	transportIOUring = "io_uring" // fewer system calls for each request
 )
 
 // parseParameters reads the parameters of a StorageClass.

@@ -39,9 +39,9 @@ type StageOptions struct {
 
 	MountOptions []string
 
-	// IOUring asks for requests to be brought over io_uring, which is faster when
-	// there are many at once. Users of the volume get I/O errors then when the engine
-	// dies (Status.SurvivesRestart). Where it cannot be had the volume does without.
+	// IOUring asks for requests to be brought over io_uring, with fewer system
+	// calls for each. Users of the volume get I/O errors then when the engine dies
+	// (Status.SurvivesRestart). Where it cannot be had the volume does without.
 	IOUring bool
 }
 

@@ -234,9 +234,9 @@ type AttachRequest struct {
 	// Space of the backing device that is discarded stays allocated for it. For
 	// image files that are to keep the space promised to them.
 	KeepAllocated bool `protobuf:"varint,4,opt,name=keep_allocated,json=keepAllocated,proto3" json:"keep_allocated,omitempty"`
-	// Requests come over io_uring, which is faster when there are many at once, but
-	// whoever uses the volume gets I/O errors when this process dies. Where that
-	// cannot be had, UNIMPLEMENTED. A volume that is attached already stays as it is.
+	// Requests come over io_uring, with fewer system calls for each, but whoever uses
+	// the volume gets I/O errors when this process dies. Where that cannot be had,
+	// UNIMPLEMENTED. A volume that is attached already stays as it is.
 	IoUring       bool `protobuf:"varint,60,opt,name=io_uring,json=ioUring,proto3" json:"io_uring,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -35,10 +35,9 @@ type Options struct {
 	// DefaultBlockSize.
 	BlockSize int
 
-	// IOUring has requests brought over io_uring, which is faster when there are many
-	// at once. The price is that nobody can take the export over (CanResend). It
-	// needs Linux 6.14 and switches that on for the machine if it is off, which
-	// needs root.
+	// IOUring has requests brought over io_uring, with fewer system calls for each.
+	// The price is that nobody can take the export over (CanResend). It needs Linux
+	// 6.14 and switches that on for the machine if it is off, which needs root.
 	IOUring bool
 }
 
