@@ -48,7 +48,8 @@ const (
 // bytes. Memory may have any alignment, but only with that of Buffer it is sure
 // not to be copied.
 //
-// Each request occupies a thread of the process until the kernel has done it.
+// Each request but a Shortcut occupies a thread of the process until the kernel has
+// done it.
 type File struct {
 	path     string
 	fd       int

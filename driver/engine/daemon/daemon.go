@@ -57,7 +57,7 @@ func Supervise(ctx context.Context, socket string, args []string, log *slog.Logg
 
 // becomeFlusher makes the calling thread, and every process that it starts with all
 // threads of that, one that does not wait for dirty pages to be written when it needs
-// memory. The workers of an export are so by themselves; but any other thread of the
+// memory. The workers of an export would be so by themselves; but any other thread of the
 // process that waits for them, in a page fault, holds what they need: the memory map,
 // or the garbage collector that stops the world. It needs CAP_SYS_RESOURCE.
 func becomeFlusher() error {

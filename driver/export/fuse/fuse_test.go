@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -169,6 +171,51 @@ func TestIdle(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 			e.srv.trim() // The timer would do it later.
+		}
+	}
+}
+
+// TestEnoughWorkers checks that workers leave when others wait, without being told.
+func TestEnoughWorkers(t *testing.T) {
+	dev := exporttest.NewDevice(1<<20, 4096)
+	const many = 16
+	hold, held := make(chan struct{}), make(chan struct{}, many)
+	var hang atomic.Bool
+	dev.Hook = func(exporttest.Kind, int64, int64) error {
+		if hang.Load() {
+			held <- struct{}{}
+			<-hold
+		}
+		return nil
+	}
+	e := exportTest(t, dev, 4096)
+	hang.Store(true)
+	fd, err := unix.Open(e.Path(), unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	var reads sync.WaitGroup
+	for i := range many {
+		reads.Go(func() {
+			if _, err := unix.Pread(fd, blockdev.Buffer(4096), int64(i)*4096); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range many {
+		<-held
+	}
+	if n := e.srv.workers.Load(); n < many {
+		t.Errorf("%d workers do %d requests", n, many)
+	}
+	hang.Store(false)
+	close(hold)
+	reads.Wait()
+	// About two: whoever has counted just before another began to wait stays as well.
+	for begin := time.Now(); e.srv.workers.Load() > 2*enoughWaiting; time.Sleep(10 * time.Millisecond) {
+		if time.Since(begin) > 5*time.Second {
+			t.Fatalf("%d workers are left, %d of them waiting", e.srv.workers.Load(), e.srv.waiting.Load())
 		}
 	}
 }

@@ -10,9 +10,13 @@ import (
 	"github.com/bowline-csi/bowline/driver/linuxabi"
 )
 
-// idleTime is how long there must be no request before workers end that are not
-// needed.
+// idleTime is how long there must be no request before all but one worker end, and
+// memory is given back; or before one is started because all hang.
 const idleTime = 10 * time.Second
+
+// hangTime is how long there must be no request after that before another one is
+// started.
+const hangTime = time.Second
 
 // trimmer ends workers that are not needed any more, and starts one where all hang.
 //
@@ -50,7 +54,7 @@ func (s *server) trim() {
 	if t.mu.closed || t.mu.timer == nil {
 		return
 	}
-	waiting := s.waiting.Load()
+	waiting, next := s.waiting.Load(), idleTime
 	switch now := s.counts.requests(); {
 	case now != t.mu.before:
 		t.mu.before = now
@@ -62,6 +66,7 @@ func (s *server) trim() {
 	default:
 		if waiting == 0 {
 			s.relieve()
+			next = hangTime
 		}
 		for range waiting {
 			s.nudge()
@@ -72,7 +77,7 @@ func (s *server) trim() {
 		t.mu.timer = nil
 		return
 	}
-	t.mu.timer.Reset(idleTime)
+	t.mu.timer.Reset(next)
 }
 
 // relieve starts another worker, if there are any: all of them may be held up in the

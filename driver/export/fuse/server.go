@@ -113,20 +113,20 @@ func (s *server) grow() {
 	}
 }
 
-// enoughWaiting is how many workers wait for the next request at most. The kernel wakes
-// the one that has waited longest; many of them would take turns, each on a processor
-// that has forgotten it.
+// enoughWaiting is about how many workers wait for the next request at most. The kernel
+// wakes the one that has waited longest; many of them would take turns, each on a
+// processor that has forgotten it.
 const enoughWaiting = 2
 
 // work takes requests and answers them, one after the other, until the
-// connection ends. Whenever it has one to do and leaves nobody waiting for the next
-// it starts another worker, so there are about as many as the kernel keeps
+// connection ends. Whenever it has one to do itself and leaves nobody waiting for the
+// next it starts another worker, so there are about as many as the kernel keeps
 // busy. It leaves when there are enough without it; when there has been nothing to do
 // for a while, all but one end.
 func (s *server) work(j *job) {
+	defer becomeFlusher()()
 	defer s.leave()
 	defer func() { s.jobs.put(j) }()
-	defer becomeFlusher()()
 
 	for s.waiting.Load() < enoughWaiting {
 		s.waiting.Add(1)

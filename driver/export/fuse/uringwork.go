@@ -60,8 +60,8 @@ func (u *uring) handOver(e *entry) {
 // work does what is in the queue until that is closed, or nothing has come for a
 // while.
 func (u *uring) work() {
-	defer u.srv.leave()
 	defer becomeFlusher()()
+	defer u.srv.leave()
 	patience := time.NewTimer(idleTime)
 	defer patience.Stop()
 	for {
