@@ -132,12 +132,6 @@ func digestOf(words []string, files ...string) (digest, error) {
 // buildah mounts and does not unmount is gone with it. What it prints is shown
 // only if it fails.
 func (c *Cache) run(ctx context.Context, dir string, env []string, args ...string) error {
-	_, err := c.output(ctx, dir, env, args...)
-	return err
-}
-
-// output is run, and returns what the program prints.
-func (c *Cache) output(ctx context.Context, dir string, env []string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "nice", append([]string{"-n", "10"}, args...)...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), env...)
@@ -145,9 +139,9 @@ func (c *Cache) output(ctx context.Context, dir string, env []string, args ...st
 	var output strings.Builder
 	cmd.Stdout, cmd.Stderr = &output, &output
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, tail(output.String(), 40))
+		return fmt.Errorf("%s: %w\n%s", strings.Join(args, " "), err, tail(output.String(), 40))
 	}
-	return output.String(), nil
+	return nil
 }
 
 // tail is the last n lines of s.

@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"runtime"
-	"strings"
 )
 
 // baseName is the name under which Dockerfiles know the base image. It is made
@@ -123,8 +121,7 @@ func (c *Cache) NodeRoot(ctx context.Context) (string, error) {
 // images that were built before; nothing is fetched from a registry. Arguments
 // are NAME=VALUE for its ARGs; stages that are not needed with them are not built.
 // Layers are kept and used again where neither the Dockerfile nor what it copies
-// has changed; those of images of that name with another tag are not, or the cache
-// would grow with every version.
+// has changed.
 func (c *Cache) Build(ctx context.Context, name, dockerfile, directory string, arguments []string, dir string) (Image, error) {
 	if err := c.useBase(ctx); err != nil {
 		return Image{}, err
@@ -137,28 +134,7 @@ func (c *Cache) Build(ctx context.Context, name, dockerfile, directory string, a
 	if err := c.build(ctx, name, directory, dir, options...); err != nil {
 		return Image{}, fmt.Errorf("building the image %s: %w", name, err)
 	}
-	if err := c.prune(ctx, name); err != nil {
-		return Image{}, fmt.Errorf("removing what was built before %s: %w", name, err)
-	}
 	return Image{name, filepath.Join(dir, imageFile)}, nil
-}
-
-// prune removes what the image name has replaced.
-func (c *Cache) prune(ctx context.Context, name string) error {
-	repository, _, _ := strings.Cut(path.Base(name), ":")
-	repository = path.Join(path.Dir(name), repository)
-	out, err := c.output(ctx, c.Dir, nil, c.buildahCommand("images", "--filter=reference="+repository, "--format={{.Name}}:{{.Tag}}")...)
-	if err != nil {
-		return err
-	}
-	for _, old := range strings.Fields(out) {
-		if old != name && strings.TrimPrefix(old, "localhost/") != name {
-			if err := c.buildah(ctx, c.Dir, "rmi", old); err != nil {
-				return err
-			}
-		}
-	}
-	return c.buildah(ctx, c.Dir, "rmi", "--prune")
 }
 
 // useBase makes the base image of this checkout the one that Dockerfiles find
@@ -197,14 +173,11 @@ func (c *Cache) build(ctx context.Context, name, source, dir string, options ...
 // buildah keeps its images in the cache, apart from those that the user may
 // have.
 func (c *Cache) buildah(ctx context.Context, dir string, args ...string) error {
-	return c.run(ctx, dir, nil, c.buildahCommand(args...)...)
-}
-
-func (c *Cache) buildahCommand(args ...string) []string {
-	return append([]string{
+	options := []string{
 		"buildah",
 		"--root=" + filepath.Join(c.Dir, "buildah"),
 		"--runroot=" + filepath.Join(c.Dir, "buildah-run"),
 		"--storage-driver=overlay",
-	}, args...)
+	}
+	return c.run(ctx, dir, nil, append(options, args...)...)
 }
