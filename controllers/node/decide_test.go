@@ -57,11 +57,16 @@ func inPhase(p v1alpha1.Phase) change {
 	return func(c *v1alpha1.VolumeCheckpoint) { c.Status.Phase = p }
 }
 
+// wasTrue gives c a condition that has been true since the checkpoint was opened.
+func wasTrue(c *v1alpha1.VolumeCheckpoint, conditionType, reason string) {
+	c.Status.Conditions = append(c.Status.Conditions, metav1.Condition{Type: conditionType,
+		Status: metav1.ConditionTrue, Reason: reason, LastTransitionTime: metav1.Time{Time: opened}})
+}
+
 func wasOpened(c *v1alpha1.VolumeCheckpoint) {
 	c.Status.Phase = v1alpha1.PhaseCheckpointed
 	c.Status.CheckpointTime = &metav1.Time{Time: opened}
-	c.Status.Conditions = append(c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionCheckpointed,
-		Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonOpen, LastTransitionTime: metav1.Time{Time: opened}})
+	wasTrue(c, v1alpha1.ConditionCheckpointed, v1alpha1.ReasonOpen)
 }
 
 func ofGroup(c *v1alpha1.VolumeCheckpoint) {

@@ -10,7 +10,6 @@ import (
 
 	"github.com/bowline-csi/bowline/api/v1alpha1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // reportTests says what is reported, conditions as "Type=Status/Reason".
@@ -144,19 +143,16 @@ func commitWhenFull(c *v1alpha1.VolumeCheckpoint) {
 }
 
 func wasLow(c *v1alpha1.VolumeCheckpoint) {
-	c.Status.Conditions = append(c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionSpaceLow,
-		Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonBelowMinimum, LastTransitionTime: metav1.Time{Time: opened}})
+	wasTrue(c, v1alpha1.ConditionSpaceLow, v1alpha1.ReasonBelowMinimum)
 }
 
 func wasFailing(c *v1alpha1.VolumeCheckpoint) {
-	c.Status.Conditions = append(c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionDeviceFailing,
-		Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonDeviceErrors, LastTransitionTime: metav1.Time{Time: opened}})
+	wasTrue(c, v1alpha1.ConditionDeviceFailing, v1alpha1.ReasonDeviceErrors)
 }
 
 func wasDamaged(c *v1alpha1.VolumeCheckpoint) {
 	c.Status.Phase = v1alpha1.PhaseFailed
-	c.Status.Conditions = append(c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionFailed,
-		Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonDamaged, LastTransitionTime: metav1.Time{Time: opened}})
+	wasTrue(c, v1alpha1.ConditionFailed, v1alpha1.ReasonDamaged)
 }
 
 func TestReport(t *testing.T) {

@@ -25,6 +25,25 @@ func TestSuite(t *testing.T) {
 	})
 }
 
+// gate holds up the requests of a device while it is shut.
+type gate struct {
+	shut atomic.Bool
+	held chan struct{} // gets something for each request that is held up, 64 at most
+	open chan struct{} // to be closed, once, for those to go on
+}
+
+func newGate(dev *exporttest.Device) *gate {
+	g := &gate{held: make(chan struct{}, 64), open: make(chan struct{})}
+	dev.Hook = func(exporttest.Kind, int64, int64) error {
+		if g.shut.Load() {
+			g.held <- struct{}{}
+			<-g.open
+		}
+		return nil
+	}
+	return g
+}
+
 // exportTest exports dev until the test ends.
 func exportTest(t *testing.T, dev blockdev.Device, blockSize int) *Export {
 	t.Helper()
@@ -179,17 +198,9 @@ func TestIdle(t *testing.T) {
 func TestEnoughWorkers(t *testing.T) {
 	dev := exporttest.NewDevice(1<<20, 4096)
 	const many = 16
-	hold, held := make(chan struct{}), make(chan struct{}, many)
-	var hang atomic.Bool
-	dev.Hook = func(exporttest.Kind, int64, int64) error {
-		if hang.Load() {
-			held <- struct{}{}
-			<-hold
-		}
-		return nil
-	}
+	g := newGate(dev)
 	e := exportTest(t, dev, 4096)
-	hang.Store(true)
+	g.shut.Store(true)
 	fd, err := unix.Open(e.Path(), unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -204,13 +215,13 @@ func TestEnoughWorkers(t *testing.T) {
 		})
 	}
 	for range many {
-		<-held
+		<-g.held
 	}
 	if n := e.srv.workers.Load(); n < many {
 		t.Errorf("%d workers do %d requests", n, many)
 	}
-	hang.Store(false)
-	close(hold)
+	g.shut.Store(false)
+	close(g.open)
 	reads.Wait()
 	// About two: whoever has counted just before another began to wait stays as well.
 	for begin := time.Now(); e.srv.workers.Load() > 2*enoughWaiting; time.Sleep(10 * time.Millisecond) {

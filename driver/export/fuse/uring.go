@@ -201,7 +201,7 @@ func (u *uring) loop() {
 	defer u.left.Wait()
 	defer close(u.queue)
 	runtime.LockOSThread()
-	_ = unix.Prctl(unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0) // see becomeFlusher; the thread is locked
+	becomeFlusher() // for good: the thread ends
 	err := u.lend()
 	u.ready <- err
 	for err == nil && u.alive > 0 {

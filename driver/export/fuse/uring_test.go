@@ -125,15 +125,7 @@ func aborted(t *testing.T, uring bool) {
 		t.Skip("needs root")
 	}
 	dev := exporttest.NewDevice(1<<20, 4096)
-	hold, held := make(chan struct{}), make(chan struct{}, 64)
-	var hang atomic.Bool
-	dev.Hook = func(exporttest.Kind, int64, int64) error {
-		if hang.Load() {
-			held <- struct{}{}
-			<-hold
-		}
-		return nil
-	}
+	g := newGate(dev)
 	e, err := New(t.Context(), dev, Options{Name: testName(), IOUring: uring})
 	if err != nil {
 		t.Fatal(err)
@@ -151,14 +143,14 @@ func aborted(t *testing.T, uring bool) {
 		t.Skipf("no fusectl: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(control, 0) })
-	hang.Store(true)
+	g.shut.Store(true)
 	failed := make(chan error, 1)
 	go func() {
 		p := blockdev.Buffer(4096)
 		_, err := unix.Pread(fd, p, 0)
 		failed <- err
 	}()
-	<-held
+	<-g.held
 	conn := filepath.Join(control, strconv.Itoa(int(unix.Minor(status.Device))), "abort")
 	if err := os.WriteFile(conn, []byte("1"), 0); err != nil {
 		t.Fatal(err)
@@ -168,7 +160,7 @@ func aborted(t *testing.T, uring bool) {
 			t.Error("the read succeeds")
 		}
 	})
-	close(hold)
+	close(g.open)
 	within(t, "the export", func() { <-e.Done() })
 	unix.Close(fd)
 	if err := Detach(t.Context(), e.name); err != nil {
