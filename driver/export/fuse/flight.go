@@ -100,7 +100,9 @@ func (f *flight) land() {
 	defer close(f.ended)
 	defer becomeFlusher()()
 	memory := make([]aio.Event, maxJobs)
+	var y yielder
 	for {
+		y.yield()
 		events, err := f.ctx.Wait(memory)
 		if err != nil {
 			// The kernel has refused what it cannot refuse. If this went on, those

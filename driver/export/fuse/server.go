@@ -128,7 +128,9 @@ func (s *server) work(j *job) {
 	defer s.leave()
 	defer func() { s.jobs.put(j) }()
 
+	var y yielder
 	for s.waiting.Load() < enoughWaiting {
+		y.yield()
 		s.waiting.Add(1)
 		n, err := unix.Read(s.fd, j.in())
 		left := s.waiting.Add(-1)
