@@ -23,7 +23,7 @@ func benchCommand() *cobra.Command {
 		Short: "Measure what a mapping costs on a disk, against a raw loop device",
 		Long: fmt.Sprintf(`Measure what a mapping costs on a disk, against a raw loop device.
 
-PATH is a directory of the file system to be measured. It needs 6 GiB there and
+PATH is a directory of the file system to be measured. It needs 4 GiB there and
 fio, takes several minutes, and removes everything that it made. Anything else
 that the machine does meanwhile is in the figures. A goal that is missed is shown
 and is no failure.

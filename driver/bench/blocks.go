@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,80 +37,77 @@ var works = []work{
 	{key: "write", name: "256 KiB sequential write", rw: "write", blockSize: 256 << 10, depth: 32, goal: 0.90},
 }
 
-// Goals in state 1 against state 2.
-const (
-	goalUnsaved         = 0.95 // where nothing needs a backup
-	goalFirst32         = 0.50 // first overwrites, 4 KiB random, depth 32
-	goalFirstSequential = 0.45 // first overwrites, 256 KiB sequential: each byte is read once and written twice
-)
+// goalUnsaved is for state 1 against state 2 where nothing needs a backup.
+const goalUnsaved = 0.95
 
-// devices are what is compared, each over an image of its own, all attached at
-// the same time so that each can be measured right after the other.
+// goalsFirst are for first overwrites against state 2, by work.
+var goalsFirst = map[string]float64{
+	"randwrite-32": 0.50,
+	"write":        0.45, // each byte is read once and written twice
+}
+
+// devices are what is compared, all attached at the same time so that each can be
+// measured right after the other.
 type devices struct {
-	raw                         string // block device
-	rawImage                    string
-	trim, checkpoint, committed *mapped // by state
-	uring                       *mapped // in state 2, over io_uring; nil where there is none
+	trim  *pair // in state 0
+	main  *pair // in states 1 and 2
+	uring *pair // in state 2, over io_uring; nil where there is none
+}
+
+// pair is a mapped device and a raw one on the same image, so that they find the same
+// data at the same place: how fast a disk reads may depend on that, by a factor of two.
+type pair struct {
+	*mapped
+	raw string // block device
+}
+
+// pair makes an image and its two devices, and adds to closers what takes them away.
+func (b *bench) pair(ctx context.Context, closers *closers, name string, options ...string) (*pair, error) {
+	image := filepath.Join(b.images, name+".img")
+	if err := writeImage(image, b.image, ctx.Err); err != nil {
+		return nil, err
+	}
+	m, err := b.attach(ctx, image, options...)
+	if err != nil {
+		return nil, err
+	}
+	closers.add(m.detach)
+	raw, err := rawLoop(image)
+	if err != nil {
+		return nil, err
+	}
+	closers.add(raw.Close)
+	return &pair{m, raw.Name()}, nil
 }
 
 // blocks measures the three states on the mapped device itself, and restoring.
 func (b *bench) blocks(ctx context.Context) (err error) {
 	list := slices.DeleteFunc(slices.Clone(works), func(w work) bool { return !b.wants(w.key) })
-	if len(list) == 0 && !b.wants(restorePart) {
+	if len(list) == 0 {
 		return nil
 	}
 	var d devices
 	var closers closers
 	defer func() { err = errors.Join(err, closers.close()) }()
-	b.progress("writing five images of %d MiB", b.image/mib)
-	image := func(name string) (string, error) {
-		path := filepath.Join(b.images, name+".img")
-		return path, writeImage(path, b.image, ctx.Err)
-	}
-	if d.rawImage, err = image("raw"); err != nil {
+	b.progress("writing three images of %d MiB", b.image/mib)
+	if d.trim, err = b.pair(ctx, &closers, "trim"); err != nil {
 		return err
 	}
-	raw, err := rawLoop(d.rawImage)
-	if err != nil {
+	if d.main, err = b.pair(ctx, &closers, "main"); err != nil {
 		return err
 	}
-	closers.add(raw.Close)
-	d.raw = raw.Name()
-	for name, m := range map[string]**mapped{"trim": &d.trim, "checkpoint": &d.checkpoint, "committed": &d.committed} {
-		path, err := image(name)
-		if err != nil {
-			return err
-		}
-		if *m, err = b.attach(ctx, path); err != nil {
-			return err
-		}
-		// Restoring replaces the mapping.
-		closers.add(func() error { return (*m).detach() })
-	}
-	path, err := image("uring")
-	if err != nil {
-		return err
-	}
-	if d.uring, err = b.attach(ctx, path, "--io-uring"); err != nil {
+	if d.uring, err = b.pair(ctx, &closers, "uring", "--io-uring"); err != nil {
 		if ctx.Err() != nil {
 			return err
 		}
 		b.progress("io_uring is not measured: %v", err)
-	} else {
-		closers.add(d.uring.detach)
 	}
 	// Something is free in each of them, as it would be in use.
 	if err := d.trim.discard(b.free()); err != nil {
 		return err
 	}
-	if err := d.committed.fresh(ctx, b.free()); err != nil {
-		return err
-	}
-	if err := d.committed.commit(ctx); err != nil {
-		return err
-	}
 	if d.uring != nil {
-		if err := errors.Join(d.uring.fresh(ctx, b.free()), d.uring.commit(ctx)); err != nil {
+		if err := d.uring.committed(ctx, b.free()); err != nil {
 			return err
 		}
 	}
@@ -121,14 +119,6 @@ func (b *bench) blocks(ctx context.Context) (err error) {
 				return fmt.Errorf("%s: %w", w.name, err)
 			}
 		}
-		if !b.wants(restorePart) {
-			continue
-		}
-		for _, k := range restoreKinds {
-			if err := b.restore(ctx, &d, k); err != nil {
-				return fmt.Errorf("restoring: %w", err)
-			}
-		}
 	}
 	return nil
 }
@@ -136,29 +126,41 @@ func (b *bench) blocks(ctx context.Context) (err error) {
 // states does one work on all devices, one after the other, each time in another
 // order: what was written before, by whomever, makes a disk slower or faster.
 func (b *bench) states(ctx context.Context, d devices, w work) error {
-	loop := func(device string) (tally, error) { return fio(ctx, device, w, b.used(), b.run, false) }
-	runs := map[string]func() (tally, error){
-		"raw":    func() (tally, error) { return loop(d.raw) },
-		"state0": func() (tally, error) { return loop(d.trim.device) },
-		"state2": func() (tally, error) { return loop(d.committed.device) },
+	loop := func(device string) func() (tally, error) {
+		return func() (tally, error) { return fio(ctx, device, w, b.used(), b.run, false) }
 	}
-	if d.uring != nil {
-		runs["uring"] = func() (tally, error) { return loop(d.uring.device) }
-	}
-	if w.writes() {
-		runs["state1-first"] = func() (tally, error) { return b.firstOverwrites(ctx, d.checkpoint, w) }
-		runs["state1-changed"] = func() (tally, error) { return b.rewrites(ctx, d.checkpoint, w) }
-		runs["state1-free"] = func() (tally, error) { return b.freeWrites(ctx, d.checkpoint, w) }
-	} else {
-		runs["state1"] = func() (tally, error) {
-			if err := d.checkpoint.fresh(ctx, b.free()); err != nil {
+	inState2 := func(run func() (tally, error)) func() (tally, error) {
+		return func() (tally, error) {
+			if err := d.main.committed(ctx, b.free()); err != nil {
 				return tally{}, err
 			}
-			return loop(d.checkpoint.device)
+			return run()
 		}
 	}
-	if w.key == flushesWork {
-		runs["flushes"] = func() (tally, error) { return b.twoFlushes(ctx, d.raw) }
+	runs := map[string]func() (tally, error){
+		"raw of state0": loop(d.trim.raw),
+		"state0":        loop(d.trim.device),
+		"raw of state2": inState2(loop(d.main.raw)),
+		"state2":        inState2(loop(d.main.device)),
+	}
+	if d.uring != nil {
+		runs["raw of uring"] = loop(d.uring.raw)
+		runs["uring"] = loop(d.uring.device)
+	}
+	if w.writes() {
+		runs["state1-first"] = func() (tally, error) { return b.firstOverwrites(ctx, d.main.mapped, w) }
+		runs["state1-changed"] = func() (tally, error) { return b.rewrites(ctx, d.main.mapped, w) }
+		runs["state1-free"] = func() (tally, error) { return b.freeWrites(ctx, d.main.mapped, w) }
+	} else {
+		runs["state1"] = func() (tally, error) {
+			if err := d.main.fresh(ctx, b.free()); err != nil {
+				return tally{}, err
+			}
+			return loop(d.main.device)()
+		}
+	}
+	if hand, ok := byHand[w.key]; ok {
+		runs["by hand"] = inState2(func() (tally, error) { return hand.do(b, ctx, d.main.raw, w) })
 	}
 	order := slices.Sorted(maps.Keys(runs))
 	rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
@@ -172,23 +174,29 @@ func (b *bench) states(ctx context.Context, d devices, w work) error {
 		rates[run] = t.rate(u)
 	}
 
-	if w.key == flushesWork {
-		rates["state1-first-flushes"] = rates["state1-first"]
-	}
-	bases := map[string]string{"raw": "raw", "state2": "state 2", "flushes": "two flushes"}
-	row := func(run, what, base string, goal float64) {
-		if rate, measured := rates[run]; measured {
-			b.results.row(row{key: run + "-" + w.key, work: what + ": " + w.name, unit: u, against: bases[base], goal: goal}).compare(rates[base], rate)
+	hand := byHand[w.key]
+	for _, c := range []struct {
+		run, work     string
+		base, against string
+		goal          float64
+		key           string // if it is not run
+	}{
+		{run: "state0", work: "state 0", base: "raw of state0", against: "raw", goal: w.goal},
+		{run: "state2", work: "state 2", base: "raw of state2", against: "raw", goal: w.goal},
+		{run: "uring", work: "state 2 over io_uring", base: "raw of uring", against: "raw", goal: w.uring},
+		{run: "state1", work: "state 1", base: "state2", against: "state 2", goal: goalUnsaved},
+		{run: "state1-changed", work: "state 1, changed blocks", base: "state2", against: "state 2", goal: goalUnsaved},
+		{run: "state1-free", work: "state 1, free blocks", base: "state2", against: "state 2", goal: goalUnsaved},
+		{run: "state1-first", work: "state 1, first overwrite", base: "state2", against: "state 2", goal: goalsFirst[w.key]},
+		{run: "state1-first", work: "state 1, first overwrite", base: "by hand", against: hand.name, goal: hand.goal, key: hand.key},
+	} {
+		base, got := rates[c.base], rates[c.run]
+		if base != 0 && got != 0 {
+			b.results.row(row{
+				key: cmp.Or(c.key, c.run) + "-" + w.key, work: c.work + ": " + w.name, unit: u, against: c.against, goal: c.goal,
+			}).compare(base, got)
 		}
 	}
-	row("state0", "state 0", "raw", w.goal)
-	row("state2", "state 2", "raw", w.goal)
-	row("uring", "state 2 over io_uring", "raw", w.uring)
-	row("state1", "state 1", "state2", goalUnsaved)
-	row("state1-changed", "state 1, changed blocks", "state2", goalUnsaved)
-	row("state1-free", "state 1, free blocks", "state2", goalUnsaved)
-	row("state1-first", "state 1, first overwrite", "state2", map[string]float64{"randwrite-32": goalFirst32, "write": goalFirstSequential}[w.key])
-	row("state1-first-flushes", "state 1, first overwrite", "flushes", goalFlushes)
 	return nil
 }
 

@@ -154,27 +154,34 @@ func (m *mapped) discard(at region) error {
 }
 
 // fresh opens a checkpoint, after a commit if one is open, in which everything
-// in free is free. The mapped device is used without a file system.
-//
-// A discard is passed down only in state committed, where it would punch a hole
-// into the image; so it comes before the commit, which remembers what is free.
+// in free is free. The mapped device is used without a file system, and nothing is
+// written to free but with a checkpoint open.
 func (m *mapped) fresh(ctx context.Context, free region) error {
-	v, err := m.status(ctx)
-	if err != nil {
+	if err := m.committed(ctx, free); err != nil {
 		return err
 	}
-	if v.State == enginepb.State_COMMITTED {
-		return fmt.Errorf("%s is committed already", m.image)
+	return m.open(ctx)
+}
+
+// committed leads to state committed, in which everything in free is free, as for
+// fresh.
+//
+// A discard is passed down only in that state, where it would punch a hole into the
+// image; so it comes before the commit, which remembers what is free.
+func (m *mapped) committed(ctx context.Context, free region) error {
+	v, err := m.status(ctx)
+	if err != nil || v.State == enginepb.State_COMMITTED {
+		return err
 	}
 	if err := m.discard(free); err != nil {
 		return err
 	}
-	if v.State == enginepb.State_CHECKPOINT {
-		if err := m.commit(ctx); err != nil {
+	if v.State == enginepb.State_TRIM {
+		if err := m.open(ctx); err != nil {
 			return err
 		}
 	}
-	return m.open(ctx)
+	return m.commit(ctx)
 }
 
 // open opens a checkpoint of a device without a file system.
