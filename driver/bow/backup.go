@@ -3,10 +3,12 @@ package bow
 import (
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 
 	"github.com/bowline-csi/bowline/driver/blockdev"
 	"github.com/bowline-csi/bowline/driver/bow/bowlog"
+	"github.com/bowline-csi/bowline/driver/iomem"
 )
 
 // backup is what one request has to save before it may overwrite its range:
@@ -403,8 +405,8 @@ func (e *Engine) copyBlocks(c copyJob) (bowlog.Entry, error) {
 	return entry, nil
 }
 
-// Copies are made in pieces of up to largeCopy bytes; buffers are used again. Most
-// copies are short, and there are many.
+// Copies are made in pieces of up to largeCopy bytes; buffers are used again, until they
+// have not been for a while. Most copies are short, and there are many.
 const (
 	smallCopy = 64 << 10
 	largeCopy = 256 << 10
@@ -413,9 +415,16 @@ const (
 var smallCopies, largeCopies = copyBuffers(smallCopy), copyBuffers(largeCopy)
 
 func copyBuffers(length int) *sync.Pool {
+	memory := iomem.NewPool(length)
 	return &sync.Pool{New: func() any {
-		buf := blockdev.Buffer(length)
-		return &buf
+		mem, err := memory.Get()
+		if err != nil { // perhaps the heap has some
+			mem = blockdev.Buffer(length)
+			return &mem
+		}
+		buf := &mem
+		runtime.AddCleanup(buf, memory.Put, mem)
+		return buf
 	}}
 }
 

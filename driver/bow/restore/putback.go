@@ -3,6 +3,7 @@ package restore
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/bowline-csi/bowline/driver/blockdev"
 	"github.com/bowline-csi/bowline/driver/bow/bowlog"
+	"github.com/bowline-csi/bowline/driver/iomem"
 )
 
 // batchSize is the most that is read before it is written, bytes. The more, the
@@ -22,7 +24,7 @@ const batchSize = 64 << 20
 // Copies lie in the order in which they were made, whatever the order of the
 // blocks that they are of. So either reading or writing has to jump. Batches are
 // taken in the order that has fewer runs; within a batch both sides are sorted.
-func (p *plan) putBack(ctx context.Context, report func(Progress)) error {
+func (p *plan) putBack(ctx context.Context, report func(Progress)) (err error) {
 	m := newMeter(PhaseRestore, p.copyBytes, report)
 	rest := p.copies
 	if runs(rest, byFrom) <= runs(rest, byTo) {
@@ -30,7 +32,11 @@ func (p *plan) putBack(ctx context.Context, report func(Progress)) error {
 	} else {
 		slices.SortFunc(rest, byTo.compare)
 	}
-	b := batch{dev: p.dev, from: p.from, data: blockdev.Buffer(int(min(batchSize, p.copyBytes)))}
+	b := batch{dev: p.dev, from: p.from}
+	if b.data, err = iomem.Map(int(max(min(batchSize, p.copyBytes), 1))); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, iomem.Unmap(b.data)) }()
 	for len(rest) > 0 {
 		rest = b.take(rest)
 		if err := b.read(ctx); err != nil {

@@ -69,9 +69,9 @@
 // # Speed
 //
 // All reads and writes of a loop device with direct I/O are asynchronous; each
-// is one request up to a megabyte, or a quarter of that for a write. One that is
-// alone, or with which there is more to do than to pass it on, a worker does inline:
-// it costs two system calls and two changes of threads beyond the I/O of the Device.
+// is one request up to 256 KiB. One that is alone, or with which there is more to do
+// than to pass it on, a worker does inline: it costs two system calls and two changes of
+// threads beyond the I/O of the Device.
 // The others the kernel does meanwhile (flight), so that few threads take turns where
 // there are many at once. For the same reason no more workers wait than are needed.
 //

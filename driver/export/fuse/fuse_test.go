@@ -156,7 +156,7 @@ func TestDetachedByOthers(t *testing.T) {
 func TestMisaligned(t *testing.T) {
 	srv := newServer(-1, exporttest.NewDevice(1<<20, 4096), "x", 4096)
 	srv.discards.Store(discardsPlain)
-	m, err := newMessage()
+	m, err := newMessage(false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ func FuzzRequest(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	m, err := newMessage()
+	m, err := newMessage(false)
 	if err != nil {
 		f.Fatal(err)
 	}

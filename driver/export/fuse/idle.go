@@ -71,7 +71,7 @@ func (s *server) trim() {
 		for range waiting {
 			s.nudge()
 		}
-		s.jobs.release()
+		s.jobs.shrink()
 	}
 	if waiting == 1 && s.workers.Load() == 1 && s.jobs.made() == 1 {
 		t.mu.timer = nil

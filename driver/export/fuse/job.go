@@ -16,7 +16,8 @@ import (
 const maxJobs = 64
 
 // job is a request that is worked on, with the memory for it. It belongs to one
-// worker at a time, or to flight.
+// worker at a time, or to flight. The first one is for a server that has nothing to do;
+// the memory of the others is pooled.
 type job struct {
 	*message
 	request request
@@ -45,7 +46,7 @@ func (p *jobs) take() (j *job, made bool, err error) {
 	}
 	// Not under mu: memory may have to be waited for, and those who answer what that
 	// depends on need mu.
-	if j.message, err = newMessage(); err != nil {
+	if j.message, err = newMessage(j.number != 0); err != nil {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.all[j.number] = nil
@@ -77,15 +78,42 @@ func (p *jobs) put(j *job) {
 	p.spare = append(p.spare, j)
 }
 
-// release gives the memory of those that nobody has back to the system.
+// shrink gives the memory of those that nobody has back to the system, but that of the
+// first one.
+func (p *jobs) shrink() {
+	p.releaseIf(func(j *job) bool { return j.number != 0 })
+}
+
+// release gives back the memory of all, which nobody has.
 func (p *jobs) release() {
+	p.releaseIf(func(*job) bool { return true })
+}
+
+func (p *jobs) releaseIf(unwanted func(*job) bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, j := range p.spare {
+	p.spare = slices.DeleteFunc(p.spare, func(j *job) bool {
+		if !unwanted(j) {
+			return false
+		}
 		p.all[j.number] = nil
 		j.free()
+		return true
+	})
+}
+
+// settle exchanges j for the one whose memory is not pooled, for a worker that will have
+// nothing to do. j is put back, then or not.
+func (p *jobs) settle(j *job) *job {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, s := range p.spare {
+		if s.number == 0 {
+			p.spare[i] = j
+			return s
+		}
 	}
-	p.spare = nil
+	return j
 }
 
 // made is how many there are.

@@ -134,7 +134,6 @@ func (s *server) init(p payload, r *request) (int, unix.Errno) {
 	if s.uring != nil {
 		// What is on the rings is lost with the process that has them.
 		flags2 = linuxabi.FuseOverUring2
-		p = p[:maxUringIO]
 	}
 	out := body[linuxabi.FuseInitOut](p)
 	out.Major = linuxabi.FuseKernelVersion
@@ -149,7 +148,7 @@ func (s *server) init(p payload, r *request) (int, unix.Errno) {
 	s.resends.Store(out.Flags2&linuxabi.FuseHasResend2 != 0)
 	out.MaxBackground = maxBackground
 	out.CongestionThreshold = maxBackground
-	out.MaxWrite = maxWrite
+	out.MaxWrite = maxIO
 	out.MaxPages = uint16(len(p) / os.Getpagesize())
 	out.TimeGran = 1
 	return int(unsafe.Sizeof(*out)), 0

@@ -9,8 +9,8 @@ import (
 )
 
 // A request of the loop device is made of whole blocks, but the kernel may cut
-// it into several FUSE requests, and it cuts by pages of memory: a megabyte
-// whose memory does not begin at a page lies in 257 pages, of which 256 go into
+// it into several FUSE requests, and it cuts by pages of memory: 256 KiB
+// whose memory does not begin at a page lie in 65 pages, of which 64 go into
 // the first request and the rest into another. Direct I/O needs memory that is
 // aligned to 512 bytes only, so with larger blocks such a cut can go through a
 // block. This is rare, so it need not be fast, but it has to be right.

@@ -1,24 +1,19 @@
 package fuse
 
 import (
-	"errors"
 	"os"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/bowline-csi/bowline/driver/iomem"
 	"github.com/bowline-csi/bowline/driver/linuxabi"
 )
 
-// maxIO is the most data that one request carries, in bytes: 256 pages, which
-// is the most that the kernel allows without a change of sysctl
-// fs.fuse.max_pages_limit.
-const maxIO = 1 << 20
-
-// maxWrite is the most data that a write carries, in bytes. Larger ones come in
-// several requests at once. It is less than maxIO for the memory that it costs, see
-// message.
-const maxWrite = 256 << 10
+// maxIO is the most data that one request carries, in bytes. Larger reads and writes
+// come in several requests at once. It can only grow from one version to the next: who
+// takes over a connection has to answer what was agreed on with the kernel before.
+const maxIO = 256 << 10
 
 const (
 	inHeaderSize  = int(unsafe.Sizeof(linuxabi.FuseInHeader{}))
@@ -38,48 +33,45 @@ const (
 //	data      [page, page + maxIO)  of a FuseWrite, or of the reply to a FuseRead
 //
 // A reply overwrites its request, so a request is decoded before the reply is
-// begun. The memory is mapped, not allocated, and costs what was touched; but what
-// a request is read into is always there. A thread that is being killed gets no
-// more memory, and if the kernel has none to put a request into that it has already
-// taken from the queue, it fails the request: the successor would never see it.
+// begun. The memory is always there: a thread that is being killed gets no more, and if
+// the kernel has none to put a request into that it has already taken from the queue, it
+// fails the request: the successor would never see it.
 type message struct {
-	mem  []byte
-	page int // where the data begins
+	mem    []byte
+	page   int  // where the data begins
+	pooled bool // mem is from messages, and not mapped for itself
 }
 
-func newMessage() (*message, error) {
-	page := os.Getpagesize()
-	mem, err := unix.Mmap(-1, 0, page+maxIO, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
+// messages is the memory of those messages that are in use only while there is much to
+// do. It is in huge pages, with which a volume that has nothing to do would have more
+// memory than it needs.
+var messages = iomem.NewPool(os.Getpagesize() + maxIO)
+
+// newMessage makes a message, from the pool if pooled is set.
+func newMessage(pooled bool) (*message, error) {
+	m := &message{page: os.Getpagesize(), pooled: pooled}
+	var err error
+	if pooled {
+		m.mem, err = messages.Get()
+		return m, err
+	}
+	if m.mem, err = iomem.Map(m.page + maxIO); err != nil {
 		return nil, err
 	}
-	m := &message{mem: mem, page: page}
-	if err := m.populate(); err != nil {
+	if err := iomem.Hold(m.mem); err != nil {
 		m.free()
 		return nil, err
 	}
 	return m, nil
 }
 
-// populate makes sure of the memory that requests are read into.
-func (m *message) populate() error {
-	requests := m.mem[:m.page+maxWrite]
-	if unix.Mlock(requests) == nil {
-		return nil
+func (m *message) free() {
+	if m.pooled {
+		messages.Put(m.mem)
+	} else {
+		_ = iomem.Unmap(m.mem)
 	}
-	// Without the right to lock memory it may be swapped out, later.
-	err := unix.Madvise(requests, unix.MADV_POPULATE_WRITE)
-	if errors.Is(err, unix.EINVAL) { // before Linux 5.14, which cannot send requests again either
-		return nil
-	}
-	return err
 }
-
-// forget gives the memory of m back to the system that it can do without. What it
-// held is lost.
-func (m *message) forget() { _ = unix.Madvise(m.mem[m.page+maxWrite:], unix.MADV_DONTNEED) }
-
-func (m *message) free() { _ = unix.Munmap(m.mem) }
 
 // in is where a request is read into.
 func (m *message) in() []byte { return m.mem[m.page-inHeaderSize-writeInSize:] }

@@ -148,7 +148,7 @@ func (s *server) work(j *job) {
 			if left > 0 {
 				return // Others wait.
 			}
-			j.forget()
+			j = s.jobs.settle(j)
 			continue
 		}
 		errno, ok := j.decode(n, &j.request)

@@ -13,13 +13,10 @@ import (
 
 	"github.com/bowline-csi/bowline/driver/blockdev"
 	"github.com/bowline-csi/bowline/driver/export"
+	"github.com/bowline-csi/bowline/driver/iomem"
 	"github.com/bowline-csi/bowline/driver/iouring"
 	"github.com/bowline-csi/bowline/driver/linuxabi"
 )
-
-// maxUringIO is the most data that a request has that comes over io_uring, bytes.
-// Each entry has memory for that.
-const maxUringIO = 256 << 10
 
 // uringDepth is how many entries each processor has that is online, and so how many
 // requests that were sent on it are worked on at once. The kernel queues the rest.
@@ -134,17 +131,16 @@ func newUring() (_ *uring, err error) {
 func (u *uring) makeEntries(queues []uint16) (err error) {
 	page := os.Getpagesize()
 	headers := (len(queues)*int(unsafe.Sizeof(entryHeader{})) + 8 + page - 1) &^ (page - 1)
-	u.mem, err = unix.Mmap(-1, 0, headers+len(queues)*maxUringIO, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
-	if err != nil {
+	if u.mem, err = iomem.Map(headers + len(queues)*maxIO); err != nil {
 		return err
 	}
 	shared := unsafe.Slice((*entryHeader)(unsafe.Pointer(&u.mem[0])), len(queues))
 	u.woken = (*uint64)(unsafe.Pointer(&u.mem[headers-8]))
 	u.entries = make([]entry, len(queues))
 	for i := range u.entries {
-		begin := headers + i*maxUringIO
+		begin := headers + i*maxIO
 		e := &u.entries[i]
-		e.queue, e.header, e.payload = queues[i], &shared[i].header, u.mem[begin:begin+maxUringIO]
+		e.queue, e.header, e.payload = queues[i], &shared[i].header, u.mem[begin:begin+maxIO]
 		iov := &shared[i].iov
 		iov[0].Base = (*byte)(unsafe.Pointer(e.header))
 		iov[0].SetLen(int(unsafe.Sizeof(*e.header)))
@@ -160,7 +156,7 @@ func (u *uring) free() {
 		_ = unix.Close(u.wake)
 	}
 	if u.mem != nil {
-		_ = unix.Munmap(u.mem)
+		_ = iomem.Unmap(u.mem)
 	}
 }
 

@@ -236,14 +236,14 @@ func TestParseCPUList(t *testing.T) {
 // that the kernel takes.
 func FuzzEntry(f *testing.F) {
 	for op := range linuxabi.FuseOpcode(53) {
-		for _, payload := range []uint32{0, 512, maxUringIO, 1 << 31} {
+		for _, payload := range []uint32{0, 512, maxIO, 1 << 31} {
 			f.Add(uint32(op), uint64(0), uint32(512), payload, []byte{0})
 			f.Add(uint32(op), uint64(1)<<63, uint32(1)<<20, payload, []byte("x\x00"))
 		}
 	}
 	dev := exporttest.NewDevice(64<<10, 512)
 	srv := newServer(-1, dev, "x", 4096)
-	e := entry{header: new(linuxabi.FuseUringHeader), payload: blockdev.Buffer(maxUringIO)}
+	e := entry{header: new(linuxabi.FuseUringHeader), payload: blockdev.Buffer(maxIO)}
 	f.Fuzz(func(t *testing.T, op uint32, off uint64, size, payload uint32, data []byte) {
 		for _, discards := range []int32{discardsProbed, discardsPlain, discardsAmbiguous} {
 			srv.discards.Store(discards)
@@ -257,7 +257,7 @@ func FuzzEntry(f *testing.F) {
 			if errno == 0 {
 				length, errno, _ = srv.do(e.payload, &e.request)
 			}
-			if errno >= 512 || length > len(e.payload) || e.request.unique != 42 && payload <= maxUringIO {
+			if errno >= 512 || length > len(e.payload) || e.request.unique != 42 && payload <= maxIO {
 				t.Errorf("answers %d bytes, %v, to %d", length, errno, e.request.unique)
 			}
 		}
