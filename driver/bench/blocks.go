@@ -80,7 +80,7 @@ func (b *bench) pair(ctx context.Context, closers *closers, name string, options
 	return &pair{m, raw.Name()}, nil
 }
 
-// blocks measures the three states on the mapped device itself, and restoring.
+// blocks measures the three states on the mapped device itself.
 func (b *bench) blocks(ctx context.Context) (err error) {
 	list := slices.DeleteFunc(slices.Clone(works), func(w work) bool { return !b.wants(w.key) })
 	if len(list) == 0 {

@@ -7,11 +7,14 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/bowline-csi/bowline/driver/iomem"
 )
 
 // byHand has for some works what first overwrites are compared with besides: what a
@@ -37,11 +40,11 @@ func (b *bench) twoFlushes(ctx context.Context, device string, w work) (t tally,
 		return t, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	buf, err := alignedBuffer(w.blockSize)
+	buf, err := iomem.Map(w.blockSize)
 	if err != nil {
 		return t, err
 	}
-	defer unix.Munmap(buf)
+	defer iomem.Unmap(buf)
 
 	used, free := b.used(), b.free()
 	copies, log := free.offset, free.offset+used.length
@@ -87,6 +90,11 @@ func (b *bench) threeTransfers(ctx context.Context, device string, w work) (t ta
 		return t, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	mem, err := iomem.Map(w.depth * w.blockSize)
+	if err != nil {
+		return t, err
+	}
+	defer iomem.Unmap(mem)
 	// Those that wait for the disk are not to wait for each other before.
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(w.depth))
 
@@ -95,13 +103,8 @@ func (b *bench) threeTransfers(ctx context.Context, device string, w work) (t ta
 	var next, done atomic.Int64
 	began := time.Now()
 	g, gctx := errgroup.WithContext(ctx)
-	for range w.depth {
+	for buf := range slices.Chunk(mem, w.blockSize) {
 		g.Go(func() error {
-			buf, err := alignedBuffer(w.blockSize)
-			if err != nil {
-				return err
-			}
-			defer unix.Munmap(buf)
 			for time.Since(began) < b.run && gctx.Err() == nil {
 				at := (next.Add(1) - 1) * size % used.length
 				if err := overwriteCopied(f, buf, used.offset+at, copies+at); err != nil {
@@ -128,14 +131,4 @@ func overwriteCopied(f *os.File, buf []byte, at, copied int64) error {
 		}
 	}
 	return nil
-}
-
-// alignedBuffer is memory for direct I/O, which wants it aligned, as pages are. It has
-// to be unmapped.
-func alignedBuffer(size int) ([]byte, error) {
-	buf, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-	if err != nil {
-		return nil, fmt.Errorf("a buffer: %w", err)
-	}
-	return buf, nil
 }

@@ -154,8 +154,8 @@ func (m *mapped) discard(at region) error {
 }
 
 // fresh opens a checkpoint, after a commit if one is open, in which everything
-// in free is free. The mapped device is used without a file system, and nothing is
-// written to free but with a checkpoint open.
+// in free is free. The mapped device is used without a file system, and it is not
+// written to in free but with a checkpoint open.
 func (m *mapped) fresh(ctx context.Context, free region) error {
 	if err := m.committed(ctx, free); err != nil {
 		return err

@@ -168,11 +168,51 @@ func TestPoolTogether(t *testing.T) {
 	}
 }
 
-func TestPutForeign(t *testing.T) {
-	defer func() {
-		if recover() == nil {
-			t.Error("a pool took what is not from there")
-		}
-	}()
-	NewPool(4096).Put(make([]byte, 4096))
+// Many who come at once share what is mapped.
+func TestPoolAtOnce(t *testing.T) {
+	const pieces, size = 64, 64 << 10
+	p := NewPool(size)
+	var g sync.WaitGroup
+	mine := make([][]byte, pieces)
+	for i := range mine {
+		g.Go(func() {
+			var err error
+			if mine[i], err = p.Get(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	g.Wait()
+	if want := pieces * size / hugePage; len(p.slabs) != want {
+		t.Errorf("%d slabs in place of %d", len(p.slabs), want)
+	}
+	for _, piece := range mine {
+		p.Put(piece)
+	}
+}
+
+func TestPutWrong(t *testing.T) {
+	p := NewPool(8192)
+	keep, err := p.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Put(keep)
+	twice, err := p.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Put(twice)
+	for name, piece := range map[string][]byte{
+		"not from there": make([]byte, 8192), "put twice": twice, "cut": keep[4096:],
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if recover() == nil {
+					t.Error("the pool took it")
+				}
+			}()
+			p.Put(piece)
+		})
+	}
 }

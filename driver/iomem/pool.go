@@ -13,8 +13,10 @@ type Pool struct {
 	size  int // of a piece, bytes
 	whole int // of what is mapped at once, bytes
 
-	mu    sync.Mutex
-	slabs []*slab // guarded by mu
+	mu      sync.Mutex
+	slabs   []*slab   // guarded by mu
+	growing bool      // somebody maps one more; guarded by mu
+	changed sync.Cond // there may be a piece, or nobody maps any more
 }
 
 // slab is mapped at once.
@@ -25,16 +27,43 @@ type slab struct {
 
 // NewPool makes a pool of pieces of size bytes, a multiple of a page.
 func NewPool(size int) *Pool {
-	return &Pool{size: size, whole: max(hugePage/size, 1) * size}
+	p := &Pool{size: size, whole: max(hugePage/size, 1) * size}
+	p.changed.L = &p.mu
+	return p
 }
 
 // Get returns a piece that nobody has, with any content. Put gives it back.
 func (p *Pool) Get() ([]byte, error) {
-	if piece := p.take(); piece != nil {
-		return piece, nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		if piece := p.takeLocked(); piece != nil {
+			return piece, nil
+		}
+		if !p.growing {
+			break
+		}
+		// Many who come at once share what is mapped. Whoever gives a piece back
+		// meanwhile ends the waiting as well.
+		p.changed.Wait()
 	}
-	// Not under mu: memory may have to be waited for, and what that depends on may need
-	// a piece that somebody gives back.
+	p.growing = true
+	p.mu.Unlock()
+	// Memory may have to be waited for, and what that depends on may need a piece that
+	// somebody gives back.
+	s, err := p.newSlab()
+	p.mu.Lock()
+	p.growing = false
+	p.changed.Broadcast()
+	if err != nil {
+		return nil, err
+	}
+	s.used[0] = true
+	p.slabs = append(p.slabs, s)
+	return s.piece(0, p.size), nil
+}
+
+func (p *Pool) newSlab() (*slab, error) {
 	mem, err := Map(max(p.whole, hugePage))
 	if err != nil {
 		return nil, err
@@ -43,21 +72,14 @@ func (p *Pool) Get() ([]byte, error) {
 		_ = Unmap(mem)
 		return nil, err
 	}
-	s := &slab{mem: mem, used: make([]bool, p.whole/p.size)}
-	s.used[0] = true
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.slabs = append(p.slabs, s)
-	return s.piece(0, p.size), nil
+	return &slab{mem: mem, used: make([]bool, p.whole/p.size)}, nil
 }
 
 func (s *slab) piece(i, size int) []byte { return s.mem[i*size : (i+1)*size : (i+1)*size] }
 
-// take returns a piece of the first slab that has one, so that the last ones become
-// empty, or nil.
-func (p *Pool) take() []byte {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+// takeLocked returns a piece of the first slab that has one, so that the last ones
+// become empty, or nil.
+func (p *Pool) takeLocked() []byte {
 	for _, s := range p.slabs {
 		if i := slices.Index(s.used, false); i >= 0 {
 			s.used[i] = true
@@ -70,7 +92,7 @@ func (p *Pool) take() []byte {
 // Put takes a piece back that Get has returned.
 func (p *Pool) Put(piece []byte) {
 	if empty := p.put(piece); empty != nil {
-		_ = Unmap(empty) // which cannot fail for what was mapped whole
+		_ = Unmap(empty) // It fails where a process has too many mappings: it is lost then.
 	}
 }
 
@@ -87,7 +109,12 @@ func (p *Pool) put(piece []byte) (empty []byte) {
 		panic("iomem: what was put into the pool is not from there")
 	}
 	s := p.slabs[i]
-	s.used[int(at-uintptr(unsafe.Pointer(unsafe.SliceData(s.mem))))/p.size] = false
+	off := int(at - uintptr(unsafe.Pointer(unsafe.SliceData(s.mem))))
+	if n := off / p.size; off%p.size != 0 || n >= len(s.used) || !s.used[n] {
+		panic("iomem: what was put into the pool nobody had got")
+	}
+	s.used[off/p.size] = false
+	p.changed.Signal()
 	if slices.Contains(s.used, true) {
 		return nil
 	}

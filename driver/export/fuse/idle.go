@@ -84,6 +84,7 @@ func (s *server) trim() {
 // kernel, which has to wait before it can begin what flight has submitted, and nobody
 // takes what it waits for perhaps, or what others want meanwhile.
 func (s *server) relieve() {
+	defer becomeFlusher()()
 	j, _, err := s.jobs.take()
 	if err != nil {
 		return

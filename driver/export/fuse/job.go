@@ -90,16 +90,21 @@ func (p *jobs) release() {
 }
 
 func (p *jobs) releaseIf(unwanted func(*job) bool) {
+	var gone []*job
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.spare = slices.DeleteFunc(p.spare, func(j *job) bool {
 		if !unwanted(j) {
 			return false
 		}
 		p.all[j.number] = nil
-		j.free()
+		gone = append(gone, j)
 		return true
 	})
+	p.mu.Unlock()
+	// Not under mu: it waits for who makes mappings, and that for memory perhaps.
+	for _, j := range gone {
+		j.free()
+	}
 }
 
 // settle exchanges j for the one whose memory is not pooled, for a worker that will have

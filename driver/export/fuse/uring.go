@@ -13,7 +13,6 @@ import (
 
 	"github.com/bowline-csi/bowline/driver/blockdev"
 	"github.com/bowline-csi/bowline/driver/export"
-	"github.com/bowline-csi/bowline/driver/iomem"
 	"github.com/bowline-csi/bowline/driver/iouring"
 	"github.com/bowline-csi/bowline/driver/linuxabi"
 )
@@ -131,7 +130,9 @@ func newUring() (_ *uring, err error) {
 func (u *uring) makeEntries(queues []uint16) (err error) {
 	page := os.Getpagesize()
 	headers := (len(queues)*int(unsafe.Sizeof(entryHeader{})) + 8 + page - 1) &^ (page - 1)
-	if u.mem, err = iomem.Map(headers + len(queues)*maxIO); err != nil {
+	// Not in huge pages: each request, however small, would take one of them up.
+	u.mem, err = unix.Mmap(-1, 0, headers+len(queues)*maxIO, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
 		return err
 	}
 	shared := unsafe.Slice((*entryHeader)(unsafe.Pointer(&u.mem[0])), len(queues))
@@ -156,7 +157,7 @@ func (u *uring) free() {
 		_ = unix.Close(u.wake)
 	}
 	if u.mem != nil {
-		_ = iomem.Unmap(u.mem)
+		_ = unix.Munmap(u.mem)
 	}
 }
 
