@@ -159,8 +159,9 @@ func (b *bench) states(ctx context.Context, d devices, w work) error {
 			return loop(d.main.device)()
 		}
 	}
-	if hand, ok := byHand[w.key]; ok {
-		runs["by hand"] = inState2(func() (tally, error) { return hand.do(b, ctx, d.main.raw, w) })
+	hand, ok := byHand[w.key]
+	if ok {
+		runs["by hand"] = inState2(func() (tally, error) { return b.firstByHand(ctx, d.main.raw, w) })
 	}
 	order := slices.Sorted(maps.Keys(runs))
 	rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
@@ -174,7 +175,6 @@ func (b *bench) states(ctx context.Context, d devices, w work) error {
 		rates[run] = t.rate(u)
 	}
 
-	hand := byHand[w.key]
 	for _, c := range []struct {
 		run, work     string
 		base, against string

@@ -10,8 +10,7 @@ import (
 // need not be as large as one. The memory is there, and not swapped out (Hold). Huge
 // pages of which nothing is used any more are given back to the system.
 type Pool struct {
-	size  int // of a piece, bytes
-	whole int // of what is mapped at once, bytes
+	size int // of a piece, bytes
 
 	mu      sync.Mutex
 	slabs   []*slab   // guarded by mu
@@ -27,7 +26,7 @@ type slab struct {
 
 // NewPool makes a pool of pieces of size bytes, a multiple of a page.
 func NewPool(size int) *Pool {
-	p := &Pool{size: size, whole: max(hugePage/size, 1) * size}
+	p := &Pool{size: size}
 	p.changed.L = &p.mu
 	return p
 }
@@ -64,7 +63,7 @@ func (p *Pool) Get() ([]byte, error) {
 }
 
 func (p *Pool) newSlab() (*slab, error) {
-	mem, err := Map(max(p.whole, hugePage))
+	mem, err := Map(max(p.size, hugePage))
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +71,7 @@ func (p *Pool) newSlab() (*slab, error) {
 		_ = Unmap(mem)
 		return nil, err
 	}
-	return &slab{mem: mem, used: make([]bool, p.whole/p.size)}, nil
+	return &slab{mem: mem, used: make([]bool, len(mem)/p.size)}, nil
 }
 
 func (s *slab) piece(i, size int) []byte { return s.mem[i*size : (i+1)*size : (i+1)*size] }
@@ -100,16 +99,15 @@ func (p *Pool) Put(piece []byte) {
 func (p *Pool) put(piece []byte) (empty []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	at := uintptr(unsafe.Pointer(unsafe.SliceData(piece)))
+	at := address(piece)
 	i := slices.IndexFunc(p.slabs, func(s *slab) bool {
-		begin := uintptr(unsafe.Pointer(unsafe.SliceData(s.mem)))
-		return begin <= at && at < begin+uintptr(len(s.mem))
+		return address(s.mem) <= at && at < address(s.mem)+uintptr(len(s.mem))
 	})
 	if i < 0 {
 		panic("iomem: what was put into the pool is not from there")
 	}
 	s := p.slabs[i]
-	off := int(at - uintptr(unsafe.Pointer(unsafe.SliceData(s.mem))))
+	off := int(at - address(s.mem))
 	if n := off / p.size; off%p.size != 0 || n >= len(s.used) || !s.used[n] {
 		panic("iomem: what was put into the pool nobody had got")
 	}
@@ -121,3 +119,6 @@ func (p *Pool) put(piece []byte) (empty []byte) {
 	p.slabs = slices.Delete(p.slabs, i, i+1)
 	return s.mem
 }
+
+// address is where mem begins.
+func address(mem []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(mem))) }

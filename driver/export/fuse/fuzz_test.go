@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bowline-csi/bowline/driver/export/exporttest"
+	"github.com/bowline-csi/bowline/driver/iomem"
 	"github.com/bowline-csi/bowline/driver/linuxabi"
 )
 
@@ -57,7 +58,7 @@ func FuzzRequest(f *testing.F) {
 				srv.handle(m, &r, errno)
 			}
 			if srv.ragged.buf != nil {
-				_ = unix.Munmap(srv.ragged.buf)
+				_ = iomem.Unmap(srv.ragged.buf)
 			}
 			if len(b) < inHeaderSize {
 				continue

@@ -3,9 +3,8 @@ package fuse
 import (
 	"fmt"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/bowline-csi/bowline/driver/blockdev"
+	"github.com/bowline-csi/bowline/driver/iomem"
 )
 
 // A request of the loop device is made of whole blocks, but the kernel may cut
@@ -34,7 +33,7 @@ func (s *server) around(off, length int64) (start, end int64, err error) {
 func (s *server) raggedBufLocked(n int64) ([]byte, error) {
 	if s.ragged.buf == nil {
 		const size = maxIO + 2*4096 // and a part of a block at either end
-		mem, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+		mem, err := iomem.Map(size)
 		if err != nil {
 			return nil, err
 		}

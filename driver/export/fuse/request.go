@@ -11,9 +11,9 @@ import (
 )
 
 // maxIO is the most data that one request carries, in bytes. Larger reads and writes
-// come in several requests at once. It is agreed on with the
-// kernel when the connection begins, so who takes that over must not have less; it is
-// another process of the same program.
+// come in several requests at once. It is agreed on with the kernel when the connection
+// begins, so who takes that over must not have less; it is another process of the same
+// program.
 const maxIO = 256 << 10
 
 const (

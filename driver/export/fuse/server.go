@@ -9,6 +9,7 @@ import (
 
 	"github.com/bowline-csi/bowline/driver/blockdev"
 	"github.com/bowline-csi/bowline/driver/export"
+	"github.com/bowline-csi/bowline/driver/iomem"
 	"github.com/bowline-csi/bowline/driver/linuxabi"
 )
 
@@ -207,7 +208,7 @@ func (s *server) leave() {
 	s.jobs.release()
 	_ = unix.Close(s.fd)
 	if s.ragged.buf != nil {
-		_ = unix.Munmap(s.ragged.buf)
+		_ = iomem.Unmap(s.ragged.buf)
 	}
 	close(s.done)
 }
