@@ -22,10 +22,15 @@ import (
 // The others, which it wants to have entries too, have one.
 const uringDepth = 32
 
+// uringBatch is how many results are dealt with before what follows from them is handed
+// in. If all that are there were, the disk would have nothing to do meanwhile, and then
+// all at once; for each one alone, system calls cost more than that.
+const uringBatch = 2
+
 // uring brings the requests of a connection over io_uring. One thread, that of loop,
-// takes them and hands in the replies, all of both that there are with one system
-// call. Where there is nothing to do but to read or write a file it lets the ring do
-// that (blockdev.Shortcut). What may wait it gives to workers.
+// takes them and hands in the replies, a few of both with each system call. Where there
+// is nothing to do but to read or write a file it lets the ring do that
+// (blockdev.Shortcut). What may wait it gives to workers.
 //
 // The kernel has a queue of entries for each processor, on which the requests that
 // are sent there have to wait; one ring serves them all, for a loop device sends from
@@ -245,27 +250,21 @@ func (u *uring) lend() error {
 	}
 }
 
-// turn hands in the replies that are there, waits for something to happen and deals
-// with all that has.
+// turn waits for something to happen and deals with all that has, until there is
+// nothing left.
 func (u *uring) turn() error {
 	u.sleeping.Store(true) // before looking: who comes later wakes
-	u.done.Lock()
-	u.taken, u.done.entries = u.done.entries, u.taken[:0]
-	u.done.Unlock()
-	u.given -= len(u.taken)
 	if u.trim.Swap(false) {
 		u.forget()
 	}
-	for _, e := range u.taken {
-		if err := u.reply(e); err != nil {
-			return err
-		}
+	if err := u.replyDone(); err != nil {
+		return err
 	}
 	if err := u.ring.Wait(); err != nil {
 		return err
 	}
 	u.sleeping.Store(false)
-	for {
+	for n := 1; ; n++ {
 		r, ok := u.ring.Result()
 		if !ok {
 			return nil
@@ -273,7 +272,30 @@ func (u *uring) turn() error {
 		if err := u.take(r); err != nil {
 			return err
 		}
+		if n%uringBatch != 0 {
+			continue
+		}
+		if err := u.replyDone(); err != nil {
+			return err
+		}
+		if err := u.ring.Submit(); err != nil {
+			return err
+		}
 	}
+}
+
+// replyDone replies to what workers have done.
+func (u *uring) replyDone() error {
+	u.done.Lock()
+	u.taken, u.done.entries = u.done.entries, u.taken[:0]
+	u.done.Unlock()
+	u.given -= len(u.taken)
+	for _, e := range u.taken {
+		if err := u.reply(e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // take deals with a result of the ring.

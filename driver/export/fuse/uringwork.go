@@ -103,7 +103,8 @@ func (u *uring) rouse() {
 }
 
 // forget gives the memory of the payloads back to the system, if nothing is in it. The
-// kernel writes there only while the loop is in a call of the ring.
+// kernel writes there only while the loop is in a call of the ring, and all results of
+// these have been taken.
 func (u *uring) forget() {
 	u.watched = false
 	if u.busy == 0 {
