@@ -56,7 +56,7 @@
 // # io_uring
 //
 // With Options.IOUring, requests come over io_uring (Linux 6.14): the kernel puts them
-// into memory that was lent to it, and one system call hands in all replies and takes
+// into memory that was lent to it, and one system call hands in a few replies and takes
 // all requests that there are. Reads and writes with which there is nothing else to do
 // the same ring does on the file or device below (blockdev.Shortcut); the rest is for
 // workers. The price is that there is no taking over: the entries are the process's,
