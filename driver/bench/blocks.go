@@ -206,11 +206,12 @@ func (b *bench) states(ctx context.Context, d devices, w work) error {
 const maxPasses = 4
 
 // passes repeats work that touches each block of a region once until it has run as
-// long as other work. What is before comes before each pass, and check after it.
-func (b *bench) passes(ctx context.Context, m *mapped, w work, at region, before func() error, check func(written int64) error) (tally, error) {
+// long as other work. Before each pass comes prepare, with what is to be free, and after
+// it check.
+func (b *bench) passes(ctx context.Context, m *mapped, w work, at region, prepare func(context.Context, region) error, check func(written int64) error) (tally, error) {
 	var all tally
 	for range maxPasses {
-		if err := before(); err != nil {
+		if err := prepare(ctx, b.free()); err != nil {
 			return all, err
 		}
 		t, err := fio(ctx, m.device, w, at, b.run-all.time, true)
@@ -231,25 +232,23 @@ func (b *bench) passes(ctx context.Context, m *mapped, w work, at region, before
 // firstOverwrites overwrites blocks in use that have not been written since the
 // checkpoint. What is next to them may be backed up with them, of the same region.
 func (b *bench) firstOverwrites(ctx context.Context, m *mapped, w work) (tally, error) {
-	return b.passes(ctx, m, w, b.used(),
-		func() error { return m.fresh(ctx, b.free()) },
-		func(written int64) error { return m.expectBackedUp(ctx, written, b.used().length) })
+	return b.passes(ctx, m, w, b.used(), m.fresh, func(written int64) error {
+		return m.expectBackedUp(ctx, written, b.used().length)
+	})
 }
 
 // freeWrites writes blocks that were free at the checkpoint and have not been
 // written since.
 func (b *bench) freeWrites(ctx context.Context, m *mapped, w work) (tally, error) {
-	return b.passes(ctx, m, w, b.freeUser(),
-		func() error { return m.fresh(ctx, b.free()) },
-		func(int64) error { return m.expectBackedUp(ctx, 0, 0) })
+	return b.passes(ctx, m, w, b.freeUser(), m.fresh, func(int64) error {
+		return m.expectBackedUp(ctx, 0, 0)
+	})
 }
 
 // onceInState2 is what both are compared with: passes are short, and to choose blocks
 // that it has not touched is work for fio.
 func (b *bench) onceInState2(ctx context.Context, m *mapped, w work) (tally, error) {
-	return b.passes(ctx, m, w, b.used(),
-		func() error { return m.committed(ctx, b.free()) },
-		func(int64) error { return nil })
+	return b.passes(ctx, m, w, b.used(), m.committed, func(int64) error { return nil })
 }
 
 // rewrites overwrites blocks that have been overwritten since the checkpoint.
