@@ -31,7 +31,8 @@ func effectiveState(spec DesiredState, decided *Decision) DesiredState {
 // never be opened.
 func (c *VolumeCheckpoint) Finished() bool { return c.Status.Phase.Final() }
 
-// Final says whether no other phase follows.
+// Final says whether no other phase follows, but for that of a checkpoint that has
+// failed and is still on the volume, see [VolumeCheckpoint.OnVolume].
 func (p Phase) Final() bool {
 	return p == PhaseCommitted || p == PhaseRolledBack || p == PhaseFailed
 }

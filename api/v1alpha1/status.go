@@ -107,7 +107,9 @@ const (
 	// PhaseCommitted: the checkpoint was dropped. Final.
 	PhaseCommitted Phase = "Committed"
 	// PhaseFailed: there is no checkpoint, or it cannot be rolled back; condition
-	// Failed says why. Final.
+	// Failed says why. Final, unless condition Checkpointed is true: then the
+	// checkpoint is still on the volume, damaged, until somebody ends it or what
+	// is wrong with it passes.
 	PhaseFailed Phase = "Failed"
 	// PhaseUnknown: the node has gone from the cluster. If it comes back, the
 	// checkpoint goes on where it was.

@@ -177,6 +177,44 @@ func TestOutOfSpaceOnNode(t *testing.T) {
 	}
 }
 
+// TestDamagePassesOnNode: a checkpoint that looks damaged has failed, and goes on when
+// it does not any more. No decision was made of it meanwhile.
+func TestDamagePassesOnNode(t *testing.T) {
+	n := newTestNode(t)
+	const pod = podOfTest + "0"
+	id := n.create("pv")
+	file := filepath.Join(n.publish(id, pod), "file")
+	n.write(file, "old")
+	c := n.checkpoint("damaged", id)
+	n.await(c, v1alpha1.PhaseCheckpointed)
+	n.write(file, "new")
+
+	image := filepath.Join(n.dir, "state", "pool", id, "image")
+	whole, err := os.Stat(image)
+	n.must(err)
+	for _, want := range []v1alpha1.DesiredState{v1alpha1.Checkpointed, v1alpha1.RolledBack} {
+		n.must(os.Truncate(image, whole.Size()-4096)) // a block that the file system does not use
+		failed := n.await(c, v1alpha1.PhaseFailed)
+		if condition := failed.Condition(v1alpha1.ConditionFailed); condition == nil || condition.Reason != v1alpha1.ReasonDamaged || !failed.OnVolume() {
+			t.Errorf("%+v", failed.Status)
+		}
+		n.want(c, want)
+		n.must(os.Truncate(image, whole.Size()))
+		phase := v1alpha1.PhaseCheckpointed
+		if want == v1alpha1.RolledBack {
+			phase = v1alpha1.PhaseRollbackPending
+		}
+		if now := n.await(c, phase); now.Condition(v1alpha1.ConditionFailed) != nil || now.Status.CompletionTime != nil {
+			t.Errorf("%+v", now.Status)
+		}
+	}
+	n.unpublish(id, pod)
+	n.await(c, v1alpha1.PhaseRolledBack)
+	n.wantFile(filepath.Join(n.publish(id, pod), "file"), "old")
+	n.unpublish(id, pod)
+	n.remove(id)
+}
+
 // TestDeviceFailingOnNode reads what is not in the image of a volume, as of a disk
 // that fails: its checkpoint says so until it has ended.
 func TestDeviceFailingOnNode(t *testing.T) {
@@ -197,10 +235,14 @@ func TestDeviceFailingOnNode(t *testing.T) {
 	n.must(err)
 	f, err := os.OpenFile(device, os.O_RDONLY|unix.O_DIRECT, 0)
 	n.must(err)
+	// The node plugin must not see that the image is too short meanwhile, which is
+	// another trouble.
+	n.must(n.plugin.Process.Signal(unix.SIGSTOP))
 	const end = 4096 // a block that the file system does not use
 	n.must(os.Truncate(image, whole.Size()-end))
 	_, err = f.ReadAt(blockdev.Buffer(end), whole.Size()-end)
 	n.must(os.Truncate(image, whole.Size()))
+	n.must(n.plugin.Process.Signal(unix.SIGCONT))
 	if !errors.Is(err, unix.EIO) {
 		t.Errorf("reading what is not there: %v", err)
 	}

@@ -109,7 +109,7 @@ func supervise(o observation, out *outcome) {
 	if o.member && o.group != nil && o.group.Status.Step != "" {
 		s.Step = o.group.Status.Step
 	}
-	if s.Decision == nil && !c.Finished() {
+	if s.Decision == nil && c.OnVolume() {
 		s.Decision = decideNow(o, out)
 		out.decided = s.Decision != nil
 	}

@@ -62,12 +62,16 @@ func TestDecide(t *testing.T) {
 			o.checkpoint.Spec.Deadline = &v1alpha1.Deadline{Action: v1alpha1.DeadlineCommit}
 			o.checkpoint.Status.Phase = v1alpha1.PhasePending
 		}, want{phase: v1alpha1.PhasePending, finalizer: true}},
-		"deleted":           {func(o *observation) { deleted(o.checkpoint) }, want{decision: v1alpha1.ReasonDeleted, finalizer: true, again: true}},
-		"node gone":         {func(o *observation) { o.nodeExists = false }, want{phase: v1alpha1.PhaseUnknown, finalizer: true, again: true}},
-		"all gone":          {func(o *observation) { o.nodeExists, o.volumeExists = false, false }, want{phase: v1alpha1.PhaseFailed, finalizer: true, again: true}},
-		"deleted, no node":  {func(o *observation) { deleted(o.checkpoint); o.nodeExists = false }, want{decision: v1alpha1.ReasonDeleted, phase: v1alpha1.PhaseUnknown}},
-		"group goes on":     {func(o *observation) { o.member, o.group = true, groupOf(v1alpha1.Checkpointed, true) }, want{finalizer: true}},
-		"group commits":     {func(o *observation) { o.member, o.group = true, groupOf(v1alpha1.Committed, true) }, want{decision: v1alpha1.ReasonGroup, finalizer: true}},
+		"deleted":          {func(o *observation) { deleted(o.checkpoint) }, want{decision: v1alpha1.ReasonDeleted, finalizer: true, again: true}},
+		"node gone":        {func(o *observation) { o.nodeExists = false }, want{phase: v1alpha1.PhaseUnknown, finalizer: true, again: true}},
+		"all gone":         {func(o *observation) { o.nodeExists, o.volumeExists = false, false }, want{phase: v1alpha1.PhaseFailed, finalizer: true, again: true}},
+		"deleted, no node": {func(o *observation) { deleted(o.checkpoint); o.nodeExists = false }, want{decision: v1alpha1.ReasonDeleted, phase: v1alpha1.PhaseUnknown}},
+		"group goes on":    {func(o *observation) { o.member, o.group = true, groupOf(v1alpha1.Checkpointed, true) }, want{finalizer: true}},
+		"group commits":    {func(o *observation) { o.member, o.group = true, groupOf(v1alpha1.Committed, true) }, want{decision: v1alpha1.ReasonGroup, finalizer: true}},
+		"group commits what is damaged": {func(o *observation) {
+			o.member, o.group = true, groupOf(v1alpha1.Committed, true)
+			o.checkpoint.Status.Phase = v1alpha1.PhaseFailed
+		}, want{decision: v1alpha1.ReasonGroup, finalizer: true}},
 		"group not open":    {func(o *observation) { o.member, o.group = true, groupOf(v1alpha1.Committed, false) }, want{finalizer: true}},
 		"group gone":        {func(o *observation) { o.member = true }, want{finalizer: true}},
 		"group gone at all": {func(o *observation) { o.member = true; o.checkpoint.Status = v1alpha1.VolumeCheckpointStatus{} }, want{phase: v1alpha1.PhaseFailed}},

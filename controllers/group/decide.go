@@ -182,7 +182,8 @@ func (d *decider) decision() *v1alpha1.Decision {
 		return nil
 	}
 	for _, m := range d.status.Members {
-		if m.Phase.Final() {
+		// One that is damaged is left to a person, and so are the others.
+		if c := d.checkpoints[m.Claim]; m.Phase.Final() && (c == nil || !c.OnVolume()) {
 			// Without it the others are no common instant any more.
 			return policy.Decide(v1alpha1.Committed, v1alpha1.ReasonMemberFinished,
 				fmt.Sprintf("the checkpoint of claim %q is %s, and the others are of no use without it", m.Claim, m.Phase), d.now)

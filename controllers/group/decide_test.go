@@ -120,6 +120,9 @@ func TestDecisions(t *testing.T) {
 		}},
 		"deletion":    {o: members(v1alpha1.StepSwitch, open, open), change: func(o *observation) { o.group.DeletionTimestamp = &metav1.Time{Time: noon} }, want: v1alpha1.ReasonDeleted},
 		"one is lost": {o: members(v1alpha1.StepSwitch, open, v1alpha1.PhaseFailed), want: v1alpha1.ReasonMemberFinished},
+		"one is damaged": {o: members(v1alpha1.StepSwitch, open, open), change: func(o *observation) {
+			o.checkpoints["data-1"].Status.Phase = v1alpha1.PhaseFailed
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			isOpen(&test.o)
@@ -135,6 +138,22 @@ func TestDecisions(t *testing.T) {
 				t.Errorf("decided %q; want %q", got, test.want)
 			}
 		})
+	}
+}
+
+// TestDamagePasses: a group whose only member was damaged is not at its end.
+func TestDamagePasses(t *testing.T) {
+	o := members(v1alpha1.StepSwitch, v1alpha1.PhaseCheckpointed)
+	isOpen(&o)
+	c := o.checkpoints["data-0"]
+	for _, phase := range []v1alpha1.Phase{v1alpha1.PhaseFailed, v1alpha1.PhaseCheckpointed} {
+		c.Status.Phase = phase
+		o.group.Status = decide(o).status
+		s := &o.group.Status
+		failed := meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionFailed)
+		if s.Phase != phase || s.Decision != nil || failed != phase.Final() || (s.CompletionTime != nil) != phase.Final() {
+			t.Errorf("member %s: %+v", phase, s)
+		}
 	}
 }
 

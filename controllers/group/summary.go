@@ -66,7 +66,10 @@ func (d *decider) summarize() {
 	if phase.Final() {
 		d.finish(phase)
 	} else {
-		d.status.Phase = phase
+		d.status.Phase, d.status.CompletionTime = phase, nil
+	}
+	if phase != v1alpha1.PhaseFailed && !aborted {
+		meta.RemoveStatusCondition(&d.status.Conditions, v1alpha1.ConditionFailed) // what was wrong with a member has passed
 	}
 	accepted := count(v1alpha1.ConditionAccepted)
 	if accepted == len(d.status.Members) {

@@ -28,8 +28,6 @@ func decide(c *v1alpha1.VolumeCheckpoint, f Facts) action {
 		switch {
 		case c.Status.Phase == v1alpha1.PhaseFailed && want == v1alpha1.Committed:
 			return doCommit // even if a rollback is marked: it could not be done
-		case f.Damaged != "":
-			return doNothing // left alone until somebody drops it
 		case f.Open.State != Open:
 			return doNothing // a rollback that is marked goes on by itself
 		case want == v1alpha1.Committed || step == v1alpha1.StepAbort:
@@ -43,7 +41,7 @@ func decide(c *v1alpha1.VolumeCheckpoint, f Facts) action {
 	}
 	frozen := c.Status.Phase == v1alpha1.PhaseFrozen
 	switch {
-	case ended(c, f) || reported(c) || f.Open != nil || f.Damaged != "":
+	case ended(c, f) || reported(c) || f.Open != nil:
 		return doNothing
 	case step == v1alpha1.StepAbort || want != v1alpha1.Checkpointed:
 		if frozen || step == v1alpha1.StepAbort {
@@ -82,7 +80,13 @@ func wanted(c *v1alpha1.VolumeCheckpoint) v1alpha1.DesiredState {
 // idle tells that there is nothing to do or to report for c any more, whatever
 // its volume is like.
 func idle(c *v1alpha1.VolumeCheckpoint) bool {
-	return c.Status.Step == "" || c.Finished() && !c.OnVolume()
+	return c.Status.Step == "" || over(&c.Status)
+}
+
+// over tells whether nothing follows after a status. A checkpoint that failed may
+// still be on the volume, and be ended, or found to be sound again.
+func over(s *v1alpha1.VolumeCheckpointStatus) bool {
+	return s.Phase.Final() && !meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionCheckpointed)
 }
 
 // ours tells whether a checkpoint on the volume of c is that of c.

@@ -90,11 +90,6 @@ func endedAs(o Outcome) Facts {
 	return Facts{Staged: true, Last: &Ended{ID: testUID, Outcome: o, At: opened.Add(time.Hour)}}
 }
 
-func damagedLog(f Facts) Facts {
-	f.Damaged = "the checksum of the log is wrong"
-	return f
-}
-
 func TestDecide(t *testing.T) {
 	unused := Facts{Staged: true}
 	for _, test := range []struct {
@@ -138,12 +133,10 @@ func TestDecide(t *testing.T) {
 		{"vanished", []change{wasOpened}, unused, doNothing},
 		{"out of space", []change{wasOpened}, endedAs(OutOfSpace), doNothing},
 		{"out of space, not reported", nil, endedAs(OutOfSpace), doNothing},
-		{"damaged", []change{wasOpened}, damagedLog(inState(testUID, Open)), doNothing},
-		{"damaged before it was opened", nil, damagedLog(unused), doNothing},
-		{"damaged, roll back", []change{wasOpened, desired(v1alpha1.RolledBack)}, damagedLog(inState(testUID, Open)), doNothing},
-		{"damaged, deleted", []change{wasOpened, deleted, inPhase(v1alpha1.PhaseFailed)}, damagedLog(inState(testUID, Open)), doCommit},
+		{"damaged, roll back", []change{wasOpened, desired(v1alpha1.RolledBack)}, restoring(0, 0, ErrDamaged), doNothing},
+		{"damaged, deleted", []change{wasOpened, deleted, inPhase(v1alpha1.PhaseFailed)}, inState(testUID, Open), doCommit},
 		{"could not be rolled back, deleted", []change{wasOpened, desired(v1alpha1.RolledBack), deleted, inPhase(v1alpha1.PhaseFailed)},
-			damagedLog(inState(testUID, RollbackRequested)), doCommit},
+			restoring(0, 0, ErrDamaged), doCommit},
 
 		{"group, prepare", []change{ofGroup, inStep(v1alpha1.StepPrepare)}, unused, doPrepare},
 		{"group, prepared", []change{ofGroup, inStep(v1alpha1.StepPrepare), inPhase(v1alpha1.PhasePrepared)}, unused, doNothing},

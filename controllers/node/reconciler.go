@@ -12,7 +12,6 @@ import (
 
 	"github.com/bowline-csi/bowline/api/v1alpha1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -220,7 +219,7 @@ func (r *reconciler) users(ctx context.Context, log *slog.Logger, c *v1alpha1.Vo
 func (r *reconciler) again(status *v1alpha1.VolumeCheckpointStatus, o outcome) (reconcile.Result, error) {
 	after := jitter(factsInterval)
 	switch {
-	case status.Phase.Final() && !meta.IsStatusConditionTrue(status.Conditions, v1alpha1.ConditionCheckpointed):
+	case over(status):
 		return reconcile.Result{}, nil // the write comes back by the cache
 	case o.err == nil && o.facts.Open != nil && o.facts.Open.State == RollingBack:
 		after = progressInterval

@@ -39,9 +39,7 @@ func report(c *v1alpha1.VolumeCheckpoint, o outcome, now time.Time) v1alpha1.Vol
 		// It may come back, but whoever deletes the object has given it up.
 		r.lost("The device of volume %s is not on node %s any more.", c.Status.VolumeHandle, c.Status.NodeName)
 	case errors.Is(o.err, ErrDamaged):
-		r.damaged(o.err.Error(), reported(c))
-	case o.facts.Damaged != "":
-		r.damaged(o.facts.Damaged, reported(c))
+		r.damaged(o.err, reported(c))
 	case reported(c):
 		if o.err == nil {
 			r.lost("The checkpoint is not on the volume any more, and nobody has committed it or rolled it back by way of this object. The volume keeps the content that it has now.")
@@ -115,29 +113,24 @@ func (r *reporter) open(o outcome) {
 	open := o.facts.Open
 	r.amounts(open)
 	r.set(v1alpha1.ConditionCheckpointed, metav1.ConditionTrue, v1alpha1.ReasonOpen, "The checkpoint is open; what is overwritten is kept.")
-	damage := o.facts.Damaged
-	if damage == "" && errors.Is(o.err, ErrDamaged) {
-		damage = o.err.Error()
+	damage := o.err
+	if rb := o.facts.Rollback; !errors.Is(damage, ErrDamaged) && rb != nil {
+		damage = rb.Err
 	}
-	if rb := o.facts.Rollback; damage == "" && rb != nil && errors.Is(rb.Err, ErrDamaged) {
-		damage = rb.Err.Error()
-	}
-	if damage != "" {
+	if errors.Is(damage, ErrDamaged) {
 		r.damaged(damage, true)
 		return
 	}
-	if r.s.Phase != v1alpha1.PhaseFailed {
-		r.remove(v1alpha1.ConditionFailed)
-	}
+	// It may have failed, and what was wrong with it may have passed.
+	r.remove(v1alpha1.ConditionFailed)
+	r.s.CompletionTime = nil
 	r.device(o.facts)
 	if open.State != Open {
 		r.rollingBack(o)
 		return
 	}
 	r.space(open)
-	if r.s.Phase != v1alpha1.PhaseFailed {
-		r.s.Phase = v1alpha1.PhaseCheckpointed
-	}
+	r.s.Phase = v1alpha1.PhaseCheckpointed
 	if o.err != nil {
 		r.stuck(o.err)
 	}
@@ -251,9 +244,9 @@ func (r *reporter) rollingBack(o outcome) {
 
 // damaged reports that what is on the volume cannot be rolled back to, and was
 // left as it is: dropping it is a decision of a person.
-func (r *reporter) damaged(what string, there bool) {
+func (r *reporter) damaged(what error, there bool) {
 	image := "the volume's image, of " + r.c.Status.VolumeHandle + ", on node " + r.c.Status.NodeName
-	message := fmt.Sprintf("The checkpoint on the volume is damaged and nothing was touched: %s. 'bowline device inspect' tells more of %s; 'bowline device roll-forward' drops the checkpoint and keeps the content that the volume has now.", what, image)
+	message := fmt.Sprintf("The checkpoint on the volume is damaged and nothing was touched: %v. 'bowline device inspect' tells more of %s; 'bowline device roll-forward' drops the checkpoint and keeps the content that the volume has now.", what, image)
 	if !there {
 		r.fail(v1alpha1.ReasonDamaged, "%s", message)
 		return

@@ -15,7 +15,7 @@ func (r *reporter) ended(e Ended) {
 		at = r.now
 	}
 	at = at.Rfc3339Copy()
-	if r.s.Phase == v1alpha1.PhaseFailed {
+	if r.s.Phase == v1alpha1.PhaseFailed && e.Outcome != RolledBack {
 		// If it had failed and was still there, it is not any more, which is
 		// all that is to be said after a failure.
 		if meta.IsStatusConditionTrue(r.s.Conditions, v1alpha1.ConditionCheckpointed) {

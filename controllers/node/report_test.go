@@ -10,6 +10,7 @@ import (
 
 	"github.com/bowline-csi/bowline/api/v1alpha1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // reportTests says what is reported, conditions as "Type=Status/Reason".
@@ -66,7 +67,7 @@ var reportTests = []struct {
 	{"no such volume, aborted", []change{ofGroup, inStep(v1alpha1.StepAbort)}, outcome{err: ErrNotFound}, v1alpha1.PhaseFailed, "Checkpointed=False/Aborted Failed=True/Aborted", ""},
 	{"another's", nil, outcome{facts: inState(otherUID, Open)}, v1alpha1.PhaseFailed, "Checkpointed=False/AnotherCheckpoint Failed=True/AnotherCheckpoint", "bowline device"},
 	{"another's, found when opening", nil, outcome{did: doCheckpoint, err: ErrCheckpointOpen}, v1alpha1.PhaseFailed, "Checkpointed=False/AnotherCheckpoint Failed=True/AnotherCheckpoint", ""},
-	{"damaged before it was opened", nil, outcome{facts: damagedLog(Facts{Staged: true})}, v1alpha1.PhaseFailed, "Checkpointed=False/Damaged Failed=True/Damaged", "bowline device roll-forward"},
+	{"damaged before it was opened", nil, outcome{err: fmt.Errorf("block 0: %w", ErrDamaged)}, v1alpha1.PhaseFailed, "Checkpointed=False/Damaged Failed=True/Damaged", "bowline device roll-forward"},
 	{"commit before it was opened", []change{desired(v1alpha1.Committed)}, outcome{facts: Facts{Staged: true}}, v1alpha1.PhaseCommitted, "Checkpointed=False/NeverOpened Committed=True/NeverOpened", ""},
 	{"deleted before it was opened", []change{deleted}, outcome{facts: Facts{Staged: true}}, v1alpha1.PhaseCommitted, "Checkpointed=False/NeverOpened Committed=True/NeverOpened", ""},
 	{"roll back before it was opened", []change{desired(v1alpha1.RolledBack)}, outcome{facts: Facts{Staged: true}}, v1alpha1.PhaseFailed, "Checkpointed=False/NeverOpened Failed=True/NeverOpened", "nothing to roll back to"},
@@ -102,9 +103,12 @@ var reportTests = []struct {
 	{"device not there yet", []change{wasOpened}, outcome{err: ErrMissing}, v1alpha1.PhaseCheckpointed, "Checkpointed=True/Open", ""},
 	{"device not there yet, roll back", []change{wasOpened, desired(v1alpha1.RolledBack)}, outcome{err: ErrMissing}, v1alpha1.PhaseCheckpointed, "Checkpointed=True/Open RolledBack=False/VolumeNotInUse", "is attached"},
 	{"device not there, deleted", []change{wasOpened, deleted}, outcome{err: ErrMissing}, v1alpha1.PhaseFailed, "Checkpointed=False/Lost Failed=True/Lost", "pvc-1.0badcafe"},
-	{"damaged", []change{wasOpened}, outcome{facts: damagedLog(inState(testUID, Open))}, v1alpha1.PhaseFailed, "Checkpointed=True/Damaged Failed=True/Damaged", "checksum of the log"},
+	{"damaged", []change{wasOpened}, outcome{facts: inState(testUID, Open), did: doCommit, err: fmt.Errorf("its log: %w", ErrDamaged)}, v1alpha1.PhaseFailed, "Checkpointed=True/Damaged Failed=True/Damaged", "its log"},
 	{"damaged, nothing more is known", []change{wasOpened}, outcome{err: ErrDamaged}, v1alpha1.PhaseFailed, "Checkpointed=True/Damaged Failed=True/Damaged", "roll-forward"},
-	{"damaged, device fails", []change{wasOpened, wasFailing}, outcome{facts: deviceFails(damagedLog(inState(testUID, Open)))}, v1alpha1.PhaseFailed, "Checkpointed=True/Damaged Failed=True/Damaged", ""},
+	{"damaged, device fails", []change{wasOpened, wasFailing}, outcome{facts: deviceFails(restoring(0, 0, ErrDamaged))}, v1alpha1.PhaseFailed, "Checkpointed=True/Damaged Failed=True/Damaged", ""},
+	{"damaged no more", []change{wasOpened, wasDamaged}, outcome{facts: inState(testUID, Open)}, v1alpha1.PhaseCheckpointed, "Checkpointed=True/Open SpaceLow=False/EnoughSpace", ""},
+	{"damaged no more, marked", []change{wasOpened, wasDamaged, desired(v1alpha1.RolledBack)}, outcome{facts: inState(testUID, RollbackRequested), did: doRollback}, v1alpha1.PhaseRollbackPending, "Checkpointed=True/Open RolledBack=False/Requested", ""},
+	{"damaged no more, rolled back", []change{wasOpened, wasDamaged, desired(v1alpha1.RolledBack)}, outcome{facts: endedAs(RolledBack)}, v1alpha1.PhaseRolledBack, "Checkpointed=False/RolledBack RolledBack=True/RolledBack", ""},
 	{"damaged, dropped", []change{wasOpened, wasDamaged, deleted}, outcome{facts: endedAs(Committed), did: doCommit}, v1alpha1.PhaseFailed, "Checkpointed=False/Committed Failed=True/Damaged", ""},
 
 	{"group, prepared", []change{ofGroup, inStep(v1alpha1.StepPrepare)}, outcome{did: doPrepare}, v1alpha1.PhasePrepared, "Checkpointed=False/Pending", ""},
@@ -152,6 +156,7 @@ func wasFailing(c *v1alpha1.VolumeCheckpoint) {
 
 func wasDamaged(c *v1alpha1.VolumeCheckpoint) {
 	c.Status.Phase = v1alpha1.PhaseFailed
+	c.Status.CompletionTime = &metav1.Time{Time: opened}
 	wasTrue(c, v1alpha1.ConditionFailed, v1alpha1.ReasonDamaged)
 }
 

@@ -15,8 +15,8 @@ import (
 // wrong.
 type Volumes interface {
 	// Facts returns how the volume stands. The error wraps ErrNotFound if the node
-	// has no such volume, and ErrMissing if it knows the volume but not where its
-	// device is.
+	// has no such volume, ErrMissing if it knows the volume but not where its device
+	// is, and ErrDamaged if what is on it cannot be made out.
 	Facts(ctx context.Context, volume string) (Facts, error)
 	// Checkpoint opens a checkpoint on a volume in use.
 	Checkpoint(ctx context.Context, volume, id string, o Options) error
@@ -76,9 +76,6 @@ type Facts struct {
 	Last *Ended
 	// Rollback is how far a rollback has come, nil if none is asked for.
 	Rollback *Rollback
-	// Damaged says what is wrong with the checkpoint on the volume, "" if nothing
-	// is known to be wrong.
-	Damaged string
 	// DeviceError is what an operation of the volume's backing device failed with
 	// lately, "" if none has. That of a volume that is not in use is not known.
 	DeviceError string

@@ -324,8 +324,13 @@ func openOnDisk(p place) (*current, error) {
 	if errors.Is(err, bowlog.ErrNoLog) {
 		return nil, nil
 	}
+	for _, damage := range []error{bowlog.ErrTorn, bowlog.ErrCorrupt, bowlog.ErrUnsupported} {
+		if errors.Is(err, damage) {
+			err = fmt.Errorf("%w: %w", err, ErrDamaged)
+		}
+	}
 	if err != nil {
-		return nil, fmt.Errorf("volume %s: the log of its checkpoint: %w: %w", p.id, err, ErrDamaged)
+		return nil, fmt.Errorf("volume %s: the log of its checkpoint: %w", p.id, err)
 	}
 	if head.Ext == nil {
 		return &current{rollback: head.Partial}, nil // dm-bow's

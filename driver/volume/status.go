@@ -138,10 +138,30 @@ func (m *Manager) Status(ctx context.Context, id string) (Status, error) {
 	return m.look(ctx, p)
 }
 
-// look looks at the record of a volume and at what it tells of until one fits the
-// other: something else may be under way. An old record and a new volume would look
-// like a checkpoint that was ended by nobody.
+// look is read, but what looks damaged is looked at again while nothing else is
+// under way: half of what an operation writes may look like that.
 func (m *Manager) look(ctx context.Context, p place) (Status, error) {
+	found, err := m.read(ctx, p)
+	if !errors.Is(err, ErrDamaged) {
+		return found, err
+	}
+	s := m.slot(p.id)
+	select {
+	case s.sem <- struct{}{}:
+		defer s.leave()
+	default:
+		return Status{}, fmt.Errorf("volume %s: %w", p.id, ErrBusy)
+	}
+	if s.rollback.running() {
+		return Status{}, fmt.Errorf("volume %s: it is being rolled back: %w", p.id, ErrBusy)
+	}
+	return m.read(ctx, p)
+}
+
+// read reads the record of a volume and what it tells of until one fits the other:
+// something else may be under way. An old record and a new volume would look like a
+// checkpoint that was ended by nobody.
+func (m *Manager) read(ctx context.Context, p place) (Status, error) {
 	r, err := m.loadRecord(p.id)
 	for err == nil {
 		v, err := m.ask(ctx, p.id)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -372,6 +373,78 @@ func TestDamaged(t *testing.T) {
 		}
 		n.wantFile(filepath.Join(n.start(id, "b"), "f"), "new")
 		n.end(id, "b")
+	}
+}
+
+// TestHalfWritten: what a rollback under way has written is not taken for damage, and
+// the same afterwards is.
+func TestHalfWritten(t *testing.T) {
+	n := newNode(t)
+	ctx := t.Context()
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	n.client = engineWith{EngineClient: n.client, restore: func() error {
+		close(begun)
+		<-goOn
+		return nil
+	}}
+	n.restartManager()
+	id := n.create("pvc-1", 64*mib)
+	at := n.start(id, "a")
+	n.write(filepath.Join(at, "f"), "old")
+	n.must(n.Checkpoint(ctx, id, uid1, volume.CheckpointOptions{}))
+	n.write(filepath.Join(at, "f"), "new")
+	n.must(n.Rollback(ctx, id, uid1))
+	n.end(id, "a")
+	<-begun
+
+	image, err := os.OpenFile(n.status(id).Path, os.O_RDWR, 0)
+	n.must(err)
+	defer image.Close()
+	block := make([]byte, 4096)
+	_, err = image.ReadAt(block, 0)
+	n.must(err)
+	garbage := []byte("BOW\x00garbage")
+	_, err = image.WriteAt(garbage, 0)
+	n.must(err)
+	if _, err = n.Status(ctx, id); !errors.Is(err, volume.ErrBusy) {
+		t.Errorf("while it is rolled back: %v", err)
+	}
+	_, err = image.WriteAt(block, 0)
+	n.must(err)
+	close(goOn)
+	n.eventually("rolled back", func() bool {
+		s := n.status(id)
+		return s.Open == nil && s.Last.Outcome == volume.RolledBack
+	})
+
+	_, err = image.ReadAt(block, 0)
+	n.must(err)
+	_, err = image.WriteAt(garbage, 0)
+	n.must(err)
+	if _, err = n.Status(ctx, id); !errors.Is(err, volume.ErrDamaged) {
+		t.Errorf("when nothing is under way: %v", err)
+	}
+	_, err = image.WriteAt(block, 0)
+	n.must(err)
+	n.wantFile(filepath.Join(n.start(id, "b"), "f"), "old")
+	n.end(id, "b")
+}
+
+// TestUnreadable: that block 0 cannot be read now does not mean that it is damaged.
+func TestUnreadable(t *testing.T) {
+	n := newNode(t)
+	o := n.image("static", 32*mib)
+	image := o.Device
+	out, err := exec.Command("losetup", "--find", "--show", image).Output()
+	n.must(err)
+	o.Device = strings.TrimSpace(string(out))
+	defer func() { n.must(exec.Command("losetup", "--detach", o.Device).Run()) }()
+	n.must(n.Stage(t.Context(), o.StageOptions))
+	n.must(n.Publish(t.Context(), o))
+	n.end(o.ID, "a")
+	n.must(os.Truncate(image, 0))
+	if _, err = n.Status(t.Context(), o.ID); !errors.Is(err, unix.EIO) || errors.Is(err, volume.ErrDamaged) {
+		t.Errorf("%v, want an I/O error", err)
 	}
 }
 
