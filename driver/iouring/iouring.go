@@ -169,6 +169,9 @@ func (r *Ring) enter(wait uintptr) error {
 	return nil
 }
 
+// Pending is how many requests the kernel has not taken yet.
+func (r *Ring) Pending() int { return int(r.tail - atomic.LoadUint32(r.sqHead)) }
+
 // Result takes the next result; ok is false if there is none.
 func (r *Ring) Result() (result linuxabi.UringCQE, ok bool) {
 	head := *r.cqHead // nobody else changes it

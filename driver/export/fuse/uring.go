@@ -62,7 +62,8 @@ type uring struct {
 	}
 	taken []*entry // what was in done; of the loop
 
-	busy    int  // requests taken and not answered
+	busy    int  // requests taken whose replies have not been handed in
+	replies int  // of these, those whose replies are in the ring
 	watched bool // server.watch was called, and trim has not been set since
 }
 
@@ -260,7 +261,7 @@ func (u *uring) turn() error {
 	if err := u.replyDone(); err != nil {
 		return err
 	}
-	if err := u.ring.Wait(); err != nil {
+	if err := u.handIn(u.ring.Wait); err != nil {
 		return err
 	}
 	u.sleeping.Store(false)
@@ -278,10 +279,23 @@ func (u *uring) turn() error {
 		if err := u.replyDone(); err != nil {
 			return err
 		}
-		if err := u.ring.Submit(); err != nil {
+		if err := u.handIn(u.ring.Submit); err != nil {
 			return err
 		}
 	}
+}
+
+// handIn hands in what is in the ring, by Submit or Wait. The kernel reads the payloads
+// of replies in that call, and has perhaps not come to the last ones.
+func (u *uring) handIn(call func() error) error {
+	if err := call(); err != nil {
+		return err
+	}
+	if u.ring.Pending() == 0 {
+		u.busy -= u.replies
+		u.replies = 0
+	}
+	return nil
 }
 
 // replyDone replies to what workers have done.
@@ -350,7 +364,7 @@ func (e *entry) decode() unix.Errno {
 // it lends e again.
 func (u *uring) reply(e *entry) error {
 	u.srv.counts.inFlight.Add(-1)
-	u.busy--
+	u.replies++
 	h := (*linuxabi.FuseOutHeader)(unsafe.Pointer(&e.header.InOut))
 	*h = linuxabi.FuseOutHeader{Len: uint32(outHeaderSize + e.length), Error: -int32(e.errno), Unique: e.request.unique}
 	e.header.Payload = uint32(e.length)
