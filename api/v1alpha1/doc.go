@@ -57,8 +57,8 @@
 // AnotherCheckpoint. As long as condition Checkpointed is true, the object does
 // not vanish; a checkpoint that failed but is still on the volume, its log
 // damaged for instance, has to be committed still if the effective state says so.
-// Should it be found sound again, it goes on in the phase where it is. Nobody
-// decides anything because of it: the other members of its group stay open.
+// Should it be found sound again, it goes on in the phase where it is. No deadline and
+// no rollout decides meanwhile, neither of it nor of the group that it is a member of.
 //
 // Events are the controller's: it tells of what conditions say, whoever wrote
 // them, on the checkpoint, its claim and the pods that use it.

@@ -178,7 +178,7 @@ func TestOutOfSpaceOnNode(t *testing.T) {
 }
 
 // TestDamagePassesOnNode: a checkpoint that looks damaged has failed, and goes on when
-// it does not any more. No decision was made of it meanwhile.
+// it does not any more.
 func TestDamagePassesOnNode(t *testing.T) {
 	n := newTestNode(t)
 	const pod = podOfTest + "0"

@@ -153,7 +153,7 @@ func (s *session) awaitEnd(ctx context.Context, key client.ObjectKey, want v1alp
 			}
 			return true, nil
 		}
-		if v.Status.Phase == v1alpha1.PhaseFailed {
+		if v.Status.Phase == v1alpha1.PhaseFailed && want == v1alpha1.RolledBack {
 			return false, statef("checkpoint %q was not %s: %s", v.Name, ended(want), story(v))
 		}
 		if evict && v.Status.Phase == v1alpha1.PhaseRollbackPending {

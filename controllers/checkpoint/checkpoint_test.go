@@ -197,6 +197,16 @@ func TestVerifyRollsBack(t *testing.T) {
 		t.Error("a pod of the version that failed was evicted")
 	}
 	f.WantEvents("before", v1alpha1.EventEvictionBlocked)
+
+	// Nor when somebody deletes the object.
+	f.Delete(f.Get("before"))
+	f.Wait("before", "is decided again", func(c *v1alpha1.VolumeCheckpoint) bool { return c.Status.Decision.Reason == v1alpha1.ReasonDeleted })
+	f.Advance(time.Minute, "before")
+	time.Sleep(300 * time.Millisecond)
+	f.WaitReason("before", v1alpha1.ConditionPodsReleased, v1alpha1.ReasonWorkloadUnchanged)
+	if !f.Exists(pod) {
+		t.Error("a pod of the version that failed was evicted by a deletion")
+	}
 	d.Spec.Template.Spec.Containers[0].Image = "db:1"
 	f.Update(d)
 	f.WaitReason("before", v1alpha1.ConditionPodsReleased, v1alpha1.ReasonPodsGone)
@@ -211,19 +221,19 @@ func TestDeletion(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		before  func(f *fixture.Fixture)
-		decided bool // by the deletion
+		decided v1alpha1.DesiredState // by the deletion
 		finish  func(f *fixture.Fixture, node *corev1.Node, volume *corev1.PersistentVolume)
 	}{
 		"open": {
 			before:  func(f *fixture.Fixture) { f.NodeWrites("before", f.Open()) },
-			decided: true,
+			decided: v1alpha1.Committed,
 			finish: func(f *fixture.Fixture, _ *corev1.Node, _ *corev1.PersistentVolume) {
 				f.NodeWrites("before", f.At(v1alpha1.PhaseCommitted, fixture.Is(v1alpha1.ConditionCommitted, v1alpha1.ReasonCommitted)))
 			},
 		},
 		"being opened": {
 			before:  func(f *fixture.Fixture) {},
-			decided: true,
+			decided: v1alpha1.Committed,
 			finish: func(f *fixture.Fixture, _ *corev1.Node, _ *corev1.PersistentVolume) {
 				f.NodeWrites("before", f.At(v1alpha1.PhaseCommitted, fixture.Is(v1alpha1.ConditionCommitted, v1alpha1.ReasonNeverOpened)))
 			},
@@ -234,8 +244,25 @@ func TestDeletion(t *testing.T) {
 				f.Change("before", func(c *v1alpha1.VolumeCheckpoint) { c.Spec.DesiredState = v1alpha1.RolledBack })
 				f.NodeWrites("before", f.At(v1alpha1.PhaseRollingBack, fixture.Is(v1alpha1.ConditionCheckpointed, v1alpha1.ReasonOpen)))
 			},
+			decided: v1alpha1.RolledBack,
 			finish: func(f *fixture.Fixture, _ *corev1.Node, _ *corev1.PersistentVolume) {
 				f.NodeWrites("before", f.At(v1alpha1.PhaseRolledBack, fixture.Is(v1alpha1.ConditionRolledBack, v1alpha1.ReasonRolledBack)))
+			},
+		},
+		"found damaged when rolled back": {
+			before: func(f *fixture.Fixture) {
+				f.NodeWrites("before", f.Open())
+				f.Change("before", func(c *v1alpha1.VolumeCheckpoint) { c.Spec.DesiredState = v1alpha1.RolledBack })
+			},
+			decided: v1alpha1.RolledBack,
+			finish: func(f *fixture.Fixture, _ *corev1.Node, _ *corev1.PersistentVolume) {
+				f.NodeWrites("before", f.At(v1alpha1.PhaseFailed, fixture.Is(v1alpha1.ConditionCheckpointed, v1alpha1.ReasonOpen), fixture.Is(v1alpha1.ConditionFailed, v1alpha1.ReasonDamaged)))
+				f.Advance(time.Minute, "before")
+				time.Sleep(300 * time.Millisecond)
+				if d := f.Get("before").Status.Decision; d.DesiredState != v1alpha1.RolledBack {
+					t.Errorf("decision %+v", d)
+				}
+				f.NodeWrites("before", f.At(v1alpha1.PhaseFailed, fixture.Is(v1alpha1.ConditionFailed, v1alpha1.ReasonLost))) // rolled forward by hand
 			},
 		},
 		"damaged": {
@@ -244,19 +271,19 @@ func TestDeletion(t *testing.T) {
 				f.Change("before", func(c *v1alpha1.VolumeCheckpoint) { c.Spec.DesiredState = v1alpha1.RolledBack })
 				f.NodeWrites("before", f.At(v1alpha1.PhaseFailed, fixture.Is(v1alpha1.ConditionCheckpointed, v1alpha1.ReasonOpen), fixture.Is(v1alpha1.ConditionFailed, v1alpha1.ReasonDamaged)))
 			},
-			decided: true,
+			decided: v1alpha1.Committed,
 			finish: func(f *fixture.Fixture, _ *corev1.Node, _ *corev1.PersistentVolume) {
 				f.NodeWrites("before", f.At(v1alpha1.PhaseCommitted, fixture.Is(v1alpha1.ConditionCommitted, v1alpha1.ReasonCommitted)))
 			},
 		},
 		"node gone": {
 			before:  func(f *fixture.Fixture) { f.NodeWrites("before", f.Open()) },
-			decided: true,
+			decided: v1alpha1.Committed,
 			finish:  func(f *fixture.Fixture, node *corev1.Node, _ *corev1.PersistentVolume) { f.Delete(node) },
 		},
 		"volume gone": {
 			before:  func(f *fixture.Fixture) { f.NodeWrites("before", f.Open()) },
-			decided: true,
+			decided: v1alpha1.Committed,
 			finish: func(f *fixture.Fixture, _ *corev1.Node, volume *corev1.PersistentVolume) {
 				f.RemoveFinalizers(volume)
 				f.Delete(volume)
@@ -270,16 +297,9 @@ func TestDeletion(t *testing.T) {
 			node, volume := f.Accepted(v1alpha1.CheckpointPolicy{})
 			test.before(f)
 			f.Delete(f.Get("before"))
-			if test.decided {
-				c := f.Wait("before", "is decided", func(c *v1alpha1.VolumeCheckpoint) bool { return c.Status.Decision != nil })
-				if d := c.Status.Decision; d.DesiredState != v1alpha1.Committed || d.Reason != v1alpha1.ReasonDeleted {
-					t.Errorf("decision %+v", d)
-				}
-			} else {
-				time.Sleep(300 * time.Millisecond)
-				if d := f.Get("before").Status.Decision; d != nil {
-					t.Errorf("decision %+v", d)
-				}
+			c := f.Wait("before", "is decided", func(c *v1alpha1.VolumeCheckpoint) bool { return c.Status.Decision != nil })
+			if d := c.Status.Decision; d.DesiredState != test.decided || d.Reason != v1alpha1.ReasonDeleted {
+				t.Errorf("decision %+v", d)
 			}
 			test.finish(f, node, volume)
 			f.WaitGone("before")
@@ -314,6 +334,13 @@ func TestNodeGone(t *testing.T) {
 		t.Errorf("a minute later: %+v", c.Status)
 	}
 	f.WantEvents("before", v1alpha1.EventNodeGone)
+
+	node.ResourceVersion = ""
+	f.Create(node)
+	f.NodeWrites("before", f.Open())
+	f.Wait("before", "goes on, for it was not lost", func(c *v1alpha1.VolumeCheckpoint) bool {
+		return c.Status.Phase == v1alpha1.PhaseCheckpointed && c.Condition(v1alpha1.ConditionFailed) == nil && c.Status.CompletionTime == nil
+	})
 }
 
 // A rollback evicts the pods that were there when it was marked, as far as

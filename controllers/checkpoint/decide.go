@@ -120,12 +120,26 @@ func supervise(o observation, out *outcome) {
 	if out.finalizer && (c.DeletionTimestamp != nil || !o.nodeExists) {
 		out.again = soonest(out.again, lookAgain) // at the volume
 	}
-	if c.DeletionTimestamp != nil && c.OnVolume() && c.Finished() && c.EffectiveState() != v1alpha1.Committed {
-		// What could not be rolled back, or was only noticed to be
-		// damaged, would keep the object for ever.
-		s.Decision = policy.Decide(v1alpha1.Committed, v1alpha1.ReasonDeleted, "the object is being deleted", o.now)
-		out.decided = true
+	if d := deletion(c, o.now); d != nil {
+		s.Decision, out.decided = d, true
 	}
+}
+
+// deletion returns what the deletion of c decides besides committing what is open,
+// nil if it is nothing new. A rollback that was asked for before is done first, and if
+// it turns out then that it cannot be, nothing is dropped: nobody has said so. Who
+// deletes what is known to have failed does.
+func deletion(c *v1alpha1.VolumeCheckpoint, now time.Time) *v1alpha1.Decision {
+	if c.DeletionTimestamp == nil || !c.OnVolume() || c.EffectiveState() != v1alpha1.RolledBack {
+		return nil
+	}
+	if d := c.Status.Decision; d != nil && d.Reason == v1alpha1.ReasonDeleted {
+		return nil
+	}
+	if policy.HadFailed(c, *c.DeletionTimestamp) {
+		return policy.Decide(v1alpha1.Committed, v1alpha1.ReasonDeleted, "the object is being deleted, and could not be rolled back", now)
+	}
+	return policy.Decide(v1alpha1.RolledBack, v1alpha1.ReasonDeleted, "the object is being deleted; the rollback that was asked for is done first", now)
 }
 
 // decideNow returns the decision that is due, nil if there is none. Members obey
@@ -214,7 +228,9 @@ func owned(s v1alpha1.VolumeCheckpointStatus) v1alpha1.VolumeCheckpointStatus {
 func keepOurs(mine *v1alpha1.VolumeCheckpointStatus, s v1alpha1.VolumeCheckpointStatus) {
 	mine.Phase, mine.CompletionTime = s.Phase, s.CompletionTime
 	keep(mine, s, v1alpha1.ConditionFailed)
-	keep(mine, s, v1alpha1.ConditionCommitted)
+	if s.Step == "" { // the node's from then on
+		keep(mine, s, v1alpha1.ConditionCommitted)
+	}
 }
 
 func keep(mine *v1alpha1.VolumeCheckpointStatus, s v1alpha1.VolumeCheckpointStatus, conditionType string) {

@@ -27,6 +27,13 @@ func onNode(change func(*observation)) observation {
 
 func deleted(c *v1alpha1.VolumeCheckpoint) { c.DeletionTimestamp = &metav1.Time{Time: noon} }
 
+// failedAt makes it one that is damaged and on its volume.
+func failedAt(c *v1alpha1.VolumeCheckpoint, at time.Time) {
+	c.Status.Phase = v1alpha1.PhaseFailed
+	c.Status.Conditions = append(c.Status.Conditions, metav1.Condition{Type: v1alpha1.ConditionFailed, Status: metav1.ConditionTrue,
+		Reason: v1alpha1.ReasonDamaged, LastTransitionTime: metav1.NewTime(at)})
+}
+
 func groupOf(state v1alpha1.DesiredState, open bool) *v1alpha1.VolumeCheckpointGroup {
 	g := &v1alpha1.VolumeCheckpointGroup{}
 	g.Name, g.Spec.DesiredState, g.Status.Step = "all", state, v1alpha1.StepSwitch
@@ -62,7 +69,34 @@ func TestDecide(t *testing.T) {
 			o.checkpoint.Spec.Deadline = &v1alpha1.Deadline{Action: v1alpha1.DeadlineCommit}
 			o.checkpoint.Status.Phase = v1alpha1.PhasePending
 		}, want{phase: v1alpha1.PhasePending, finalizer: true}},
-		"deleted":          {func(o *observation) { deleted(o.checkpoint) }, want{decision: v1alpha1.ReasonDeleted, finalizer: true, again: true}},
+		"deadline, damaged": {func(o *observation) {
+			o.checkpoint.Spec.Deadline = &v1alpha1.Deadline{Action: v1alpha1.DeadlineCommit}
+			o.checkpoint.Status.Phase = v1alpha1.PhaseFailed
+		}, want{finalizer: true}},
+		"deleted": {func(o *observation) { deleted(o.checkpoint) }, want{decision: v1alpha1.ReasonDeleted, finalizer: true, again: true}},
+		"deleted, to be rolled back": {func(o *observation) {
+			deleted(o.checkpoint)
+			o.checkpoint.Spec.DesiredState = v1alpha1.RolledBack
+		}, want{decision: v1alpha1.ReasonDeleted + "RolledBack", finalizer: true, again: true}},
+		"deleted, to be rolled back by a decision": {func(o *observation) {
+			deleted(o.checkpoint)
+			o.checkpoint.Status.Decision = &v1alpha1.Decision{DesiredState: v1alpha1.RolledBack, Reason: v1alpha1.ReasonDeadline}
+		}, want{decision: v1alpha1.ReasonDeleted + "RolledBack", finalizer: true, again: true}},
+		"failed after it was deleted": {func(o *observation) {
+			deleted(o.checkpoint)
+			failedAt(o.checkpoint, noon.Add(time.Second))
+			o.checkpoint.Spec.DesiredState = v1alpha1.RolledBack
+		}, want{decision: v1alpha1.ReasonDeleted + "RolledBack", finalizer: true, again: true}},
+		"deleted after it had failed": {func(o *observation) {
+			deleted(o.checkpoint)
+			failedAt(o.checkpoint, noon.Add(-time.Second))
+			o.checkpoint.Spec.DesiredState = v1alpha1.RolledBack
+		}, want{decision: v1alpha1.ReasonDeleted, finalizer: true, again: true}},
+		"failed after it was deleted, by a clock that is slow": {func(o *observation) {
+			deleted(o.checkpoint)
+			failedAt(o.checkpoint, noon.Add(-time.Hour))
+			o.checkpoint.Status.Decision = &v1alpha1.Decision{DesiredState: v1alpha1.RolledBack, Reason: v1alpha1.ReasonDeleted}
+		}, want{finalizer: true, again: true}},
 		"node gone":        {func(o *observation) { o.nodeExists = false }, want{phase: v1alpha1.PhaseUnknown, finalizer: true, again: true}},
 		"all gone":         {func(o *observation) { o.nodeExists, o.volumeExists = false, false }, want{phase: v1alpha1.PhaseFailed, finalizer: true, again: true}},
 		"deleted, no node": {func(o *observation) { deleted(o.checkpoint); o.nodeExists = false }, want{decision: v1alpha1.ReasonDeleted, phase: v1alpha1.PhaseUnknown}},
@@ -85,10 +119,13 @@ func TestDecide(t *testing.T) {
 			before := o.checkpoint.DeepCopy()
 			out := decide(o)
 			got := want{phase: out.status.Phase, finalizer: out.finalizer, again: out.again > 0}
-			if d := out.status.Decision; d != nil {
+			if d := out.status.Decision; d != nil && out.decided {
 				got.decision = d.Reason
+				if d.DesiredState == v1alpha1.RolledBack && d.Reason == v1alpha1.ReasonDeleted {
+					got.decision += "RolledBack"
+				}
 			}
-			if got != test.want || out.decided != (got.decision != "") {
+			if got != test.want {
 				t.Errorf("got %+v; want %+v", got, test.want)
 			}
 			if !equality.Semantic.DeepEqual(before, o.checkpoint) {

@@ -64,6 +64,9 @@ func (r *Reconciler) release(ctx context.Context, o observation, out *outcome) e
 	tell := func(is bool, reason, message string) {
 		set(&out.status, c.Generation, o.now, v1alpha1.ConditionPodsReleased, is, reason, message)
 	}
+	if c.Finished() && c.OnVolume() {
+		return nil // it is damaged: nobody has to go for that
+	}
 	if c.Finished() || c.Status.Phase == v1alpha1.PhaseRollingBack {
 		if c.Condition(v1alpha1.ConditionPodsReleased) != nil {
 			tell(true, v1alpha1.ReasonPodsGone, "")
@@ -123,11 +126,11 @@ func (r *Reconciler) release(ctx context.Context, o observation, out *outcome) e
 // rollout led to the rollback, and start it on the old content. There would be
 // no checkpoint then to save that from it.
 func (r *Reconciler) held(ctx context.Context, o observation) (bool, string, error) {
-	policyOf, decision, known := o.checkpoint.Spec.Verify, o.checkpoint.Status.Decision, o.checkpoint.Status.Verification
+	policyOf, known := o.checkpoint.Spec.Verify, o.checkpoint.Status.Verification
 	if g := o.group; g != nil {
-		policyOf, decision, known = g.Spec.Verify, g.Status.Decision, g.Status.Verification
+		policyOf, known = g.Spec.Verify, g.Status.Verification
 	}
-	if policyOf == nil || decision == nil || (decision.Reason != v1alpha1.ReasonRolloutFailed && decision.Reason != v1alpha1.ReasonVerifyTimeout) {
+	if policyOf == nil {
 		return false, "", nil
 	}
 	ref := policyOf.WorkloadRef

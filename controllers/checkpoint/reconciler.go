@@ -119,6 +119,8 @@ func same(is, want v1alpha1.VolumeCheckpointStatus) bool {
 		if want.CompletionTime == nil {
 			mine.CompletionTime = nil
 		}
+	} else if failed := conditionOf(is, v1alpha1.ConditionFailed); failed != nil && failed.Reason == v1alpha1.ReasonLost && is.Phase != v1alpha1.PhaseFailed {
+		return false // we said so, and the node has found it
 	}
 	if len(mine.Conditions) != len(want.Conditions) {
 		return false

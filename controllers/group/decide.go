@@ -162,11 +162,32 @@ func (d *decider) proceed() {
 	d.summarize()
 	d.finalizer = false
 	for _, c := range d.checkpoints {
-		d.finalizer = d.finalizer || c.OnVolume()
+		d.finalizer = d.finalizer || d.waitsFor(c)
 	}
 	// A group that has not begun with its members can go at any time; those
 	// that it has made go with it.
 	d.finalizer = d.finalizer || d.group.DeletionTimestamp == nil && !d.status.Phase.Final()
+}
+
+// waitsFor says whether the group has to stay until c has ended. While it is being
+// deleted, it leaves those that come to no end by themselves to their own deletion,
+// which follows: on a damaged volume, or on a node that has gone. But what was to be
+// rolled back, and has failed only then, is dropped when somebody deletes that.
+func (d *decider) waitsFor(c *v1alpha1.VolumeCheckpoint) bool {
+	at := d.group.DeletionTimestamp
+	if at == nil || !c.OnVolume() {
+		return c.OnVolume()
+	}
+	opened := c.Condition(v1alpha1.ConditionCheckpointed)
+	switch {
+	case c.Status.Phase == v1alpha1.PhaseUnknown:
+		return false
+	case c.Finished():
+		return c.EffectiveState() == v1alpha1.RolledBack && !policy.HadFailed(c, *at)
+	case c.Status.CheckpointTime == nil && opened != nil && opened.Reason == v1alpha1.ReasonDamaged:
+		return false
+	}
+	return true
 }
 
 // decision returns the decision that is due, nil if there is none.
@@ -182,11 +203,18 @@ func (d *decider) decision() *v1alpha1.Decision {
 		return nil
 	}
 	for _, m := range d.status.Members {
-		// One that is damaged is left to a person, and so are the others.
-		if c := d.checkpoints[m.Claim]; m.Phase.Final() && (c == nil || !c.OnVolume()) {
+		if !m.Phase.Final() {
+			continue
+		}
+		if c := d.checkpoints[m.Claim]; c == nil || !c.OnVolume() {
 			// Without it the others are no common instant any more.
 			return policy.Decide(v1alpha1.Committed, v1alpha1.ReasonMemberFinished,
 				fmt.Sprintf("the checkpoint of claim %q is %s, and the others are of no use without it", m.Claim, m.Phase), d.now)
+		}
+	}
+	for _, m := range d.status.Members {
+		if m.Phase.Final() {
+			return nil // it is damaged: left to a person, and so are the others
 		}
 	}
 	if v := g.Spec.Verify; v != nil && d.status.Verification != nil {

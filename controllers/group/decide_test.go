@@ -120,8 +120,10 @@ func TestDecisions(t *testing.T) {
 		}},
 		"deletion":    {o: members(v1alpha1.StepSwitch, open, open), change: func(o *observation) { o.group.DeletionTimestamp = &metav1.Time{Time: noon} }, want: v1alpha1.ReasonDeleted},
 		"one is lost": {o: members(v1alpha1.StepSwitch, open, v1alpha1.PhaseFailed), want: v1alpha1.ReasonMemberFinished},
-		"one is damaged": {o: members(v1alpha1.StepSwitch, open, open), change: func(o *observation) {
+		"one is damaged, past the deadline": {o: members(v1alpha1.StepSwitch, open, open), change: func(o *observation) {
 			o.checkpoints["data-1"].Status.Phase = v1alpha1.PhaseFailed
+			o.group.Spec.Deadline = hour
+			o.now = noon.Add(time.Hour)
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -139,6 +141,50 @@ func TestDecisions(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestDeletedWithDamage: a group that is deleted does not wait for a member that is
+// damaged, which is deleted with it; but for one that was to be rolled back and failed
+// only then.
+func TestDeletedWithDamage(t *testing.T) {
+	type status = v1alpha1.VolumeCheckpointStatus
+	fails := func(s *status, at time.Time) {
+		s.Phase = v1alpha1.PhaseFailed
+		meta.SetStatusCondition(&s.Conditions, metav1.Condition{Type: v1alpha1.ConditionFailed, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonDamaged, LastTransitionTime: metav1.NewTime(at)})
+	}
+	before, after := noon.Add(-time.Second), noon.Add(time.Second)
+	toRollBack := &v1alpha1.Decision{DesiredState: v1alpha1.RolledBack, Reason: v1alpha1.ReasonGroup}
+	for name, test := range map[string]struct {
+		member func(*status)
+		waits  bool
+	}{
+		"open":                           {func(*status) {}, true},
+		"damaged":                        {func(s *status) { fails(s, after) }, false},
+		"damaged, to be rolled back":     {func(s *status) { fails(s, before); s.Decision = toRollBack }, false},
+		"damaged, was to be rolled back": {func(s *status) { fails(s, after); s.Decision = toRollBack }, true},
+		"being rolled back":              {func(s *status) { s.Phase = v1alpha1.PhaseRollingBack; s.Decision = toRollBack }, true},
+		"its node has gone":              {func(s *status) { s.Phase = v1alpha1.PhaseUnknown }, false},
+		"not open, on a damaged volume":  {func(s *status) { notOpen(s, v1alpha1.ReasonDamaged) }, false},
+		"not open yet":                   {func(s *status) { notOpen(s, v1alpha1.ReasonPending) }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := members(v1alpha1.StepSwitch, v1alpha1.PhaseCheckpointed, v1alpha1.PhaseRolledBack)
+			isOpen(&o)
+			test.member(&o.checkpoints["data-0"].Status)
+			if !decide(o).finalizer {
+				t.Error("the finalizer goes before it is deleted")
+			}
+			o.group.DeletionTimestamp = &metav1.Time{Time: noon}
+			if got := decide(o).finalizer; got != test.waits {
+				t.Errorf("the finalizer is there: %v", got)
+			}
+		})
+	}
+}
+
+func notOpen(s *v1alpha1.VolumeCheckpointStatus, reason string) {
+	s.Phase, s.CheckpointTime = v1alpha1.PhasePending, nil
+	meta.SetStatusCondition(&s.Conditions, metav1.Condition{Type: v1alpha1.ConditionCheckpointed, Status: metav1.ConditionFalse, Reason: reason})
 }
 
 // TestDamagePasses: a group whose only member was damaged is not at its end.

@@ -71,7 +71,7 @@ func decide(c *v1alpha1.VolumeCheckpoint, f Facts) action {
 // volume, but does not stop a rollback.
 func wanted(c *v1alpha1.VolumeCheckpoint) v1alpha1.DesiredState {
 	want := c.EffectiveState()
-	if c.DeletionTimestamp != nil && (want == v1alpha1.Checkpointed || c.Status.Phase == v1alpha1.PhaseFailed) {
+	if c.DeletionTimestamp != nil && want == v1alpha1.Checkpointed {
 		return v1alpha1.Committed
 	}
 	return want

@@ -135,7 +135,9 @@ func TestDecide(t *testing.T) {
 		{"out of space, not reported", nil, endedAs(OutOfSpace), doNothing},
 		{"damaged, roll back", []change{wasOpened, desired(v1alpha1.RolledBack)}, restoring(0, 0, ErrDamaged), doNothing},
 		{"damaged, deleted", []change{wasOpened, deleted, inPhase(v1alpha1.PhaseFailed)}, inState(testUID, Open), doCommit},
-		{"could not be rolled back, deleted", []change{wasOpened, desired(v1alpha1.RolledBack), deleted, inPhase(v1alpha1.PhaseFailed)},
+		{"could not be rolled back, deleted before", []change{wasOpened, desired(v1alpha1.RolledBack), deleted, inPhase(v1alpha1.PhaseFailed)},
+			restoring(0, 0, ErrDamaged), doNothing},
+		{"could not be rolled back, deleted", []change{wasOpened, decided(v1alpha1.Committed), deleted, inPhase(v1alpha1.PhaseFailed)},
 			restoring(0, 0, ErrDamaged), doCommit},
 
 		{"group, prepare", []change{ofGroup, inStep(v1alpha1.StepPrepare)}, unused, doPrepare},

@@ -105,7 +105,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	// is begun, or than that of the beginning, after which little free space is no
 	// reason any more to drop the checkpoint.
 	known := r.remember(req.NamespacedName)
-	if !c.Finished() && known.ended == c.UID || !reported(&c) && known.opened == c.UID {
+	if !over(&c.Status) && known.ended == c.UID || !reported(&c) && known.opened == c.UID {
 		return reconcile.Result{RequeueAfter: time.Second}, nil
 	}
 	log := r.log.With("volume", c.Status.VolumeHandle, "checkpoint", req.String(), "claim", c.Spec.PersistentVolumeClaimName)

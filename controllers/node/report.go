@@ -35,10 +35,10 @@ func report(c *v1alpha1.VolumeCheckpoint, o outcome, now time.Time) v1alpha1.Vol
 		r.ended(*o.facts.Last)
 	case errors.Is(o.err, ErrNotFound) && reported(c):
 		r.lost("The node %s has no volume %s any more: it was deleted, or the node's storage was replaced.", c.Status.NodeName, c.Status.VolumeHandle)
-	case errors.Is(o.err, ErrMissing) && reported(c) && c.DeletionTimestamp != nil:
+	case errors.Is(o.err, ErrMissing) && c.DeletionTimestamp != nil:
 		// It may come back, but whoever deletes the object has given it up.
 		r.lost("The device of volume %s is not on node %s any more.", c.Status.VolumeHandle, c.Status.NodeName)
-	case errors.Is(o.err, ErrDamaged):
+	case errors.Is(o.err, ErrDamaged) && (reported(c) || !mayBeOpen(c)):
 		r.damaged(o.err, reported(c))
 	case reported(c):
 		if o.err == nil {
@@ -50,6 +50,13 @@ func report(c *v1alpha1.VolumeCheckpoint, o outcome, now time.Time) v1alpha1.Vol
 		r.notOpened(o)
 	}
 	return r.s
+}
+
+// mayBeOpen tells whether there may be a checkpoint on the volume that was not
+// reported yet, and is not given up.
+func mayBeOpen(c *v1alpha1.VolumeCheckpoint) bool {
+	begun := c.Status.Step == v1alpha1.StepSwitch || c.Status.Step == v1alpha1.StepAbort
+	return begun && c.DeletionTimestamp == nil
 }
 
 // nodePart returns a copy of what the node has written of a status.
@@ -112,6 +119,9 @@ func clip(message string) string {
 func (r *reporter) open(o outcome) {
 	open := o.facts.Open
 	r.amounts(open)
+	if rb := o.facts.Rollback; r.s.Phase == v1alpha1.PhaseFailed && open.State == RollingBack && rb != nil && rb.Done == 0 && rb.Err == nil {
+		return // whether it is damaged still is being found out
+	}
 	r.set(v1alpha1.ConditionCheckpointed, metav1.ConditionTrue, v1alpha1.ReasonOpen, "The checkpoint is open; what is overwritten is kept.")
 	damage := o.err
 	if rb := o.facts.Rollback; !errors.Is(damage, ErrDamaged) && rb != nil {

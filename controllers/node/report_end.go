@@ -4,7 +4,6 @@ import (
 	"errors"
 
 	"github.com/bowline-csi/bowline/api/v1alpha1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -15,15 +14,6 @@ func (r *reporter) ended(e Ended) {
 		at = r.now
 	}
 	at = at.Rfc3339Copy()
-	if r.s.Phase == v1alpha1.PhaseFailed && e.Outcome != RolledBack {
-		// If it had failed and was still there, it is not any more, which is
-		// all that is to be said after a failure.
-		if meta.IsStatusConditionTrue(r.s.Conditions, v1alpha1.ConditionCheckpointed) {
-			r.set(v1alpha1.ConditionCheckpointed, metav1.ConditionFalse, v1alpha1.ReasonCommitted, "The checkpoint is not on the volume any more.")
-			r.over(at)
-		}
-		return
-	}
 	if e.Outcome == Committed && !reported(r.c) && wanted(r.c) == v1alpha1.Checkpointed {
 		r.droppedAtOnce()
 		return
@@ -161,7 +151,7 @@ func classify(err error) failure {
 		{ErrNotFrozen, failure{v1alpha1.ReasonFreezeExpired, true, "Not all members of the group were ready within the time that a volume may be frozen. Nothing was changed. Create the group again; if it happens again, look for a member whose node is slow."}},
 		{ErrCheckpointOpen, failure{v1alpha1.ReasonAnotherCheckpoint, true, "There is a checkpoint on the volume that is not this object's. Commit it or roll it back by the object that it belongs to, or by 'bowline device' on the node if there is none, and create this one again."}},
 		{ErrNoSpace, failure{v1alpha1.ReasonNoSpace, true, "The volume has too little free space to keep old content in. Delete files on it and create another VolumeCheckpoint."}},
-		{ErrDamaged, failure{v1alpha1.ReasonDamaged, true, ""}},
+		{ErrDamaged, failure{v1alpha1.ReasonDamaged, false, ""}},
 		{ErrNotFound, failure{v1alpha1.ReasonVolumeNotInUse, false, "The node does not know the volume. One that is provided by hand is known when a pod has used it; one from the node's pool has been deleted, or the node's storage was replaced."}},
 	} {
 		if errors.Is(err, f.err) {

@@ -35,6 +35,13 @@ func Decide(state v1alpha1.DesiredState, reason, message string, now time.Time) 
 	return &v1alpha1.Decision{DesiredState: state, Reason: reason, Message: message, Time: metav1.NewTime(now).Rfc3339Copy()}
 }
 
+// HadFailed says whether a checkpoint that is still on its volume had failed at that
+// time, so that whoever did something to it then knew. Both times are in seconds.
+func HadFailed(c *v1alpha1.VolumeCheckpoint, at metav1.Time) bool {
+	failed := c.Condition(v1alpha1.ConditionFailed)
+	return c.Status.Phase == v1alpha1.PhaseFailed && failed != nil && !failed.LastTransitionTime.After(at.Time)
+}
+
 // Backoff is how long to wait before something is tried again that has been
 // tried since that time: as long as it has gone on for, but from 1 second to a
 // minute.

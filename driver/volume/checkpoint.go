@@ -319,6 +319,10 @@ func openOnDisk(p place) (*current, error) {
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: %w", p.id, err)
 	}
+	if dev.Size() < blockdev.SectorSize { // a device that nothing has been connected to yet
+		err := fmt.Errorf("volume %s: %s has %d bytes: %w", p.id, p.path, dev.Size(), ErrMissing)
+		return nil, errors.Join(err, dev.Close())
+	}
 	head, err := bowlog.Load(dev)
 	err = errors.Join(err, dev.Close())
 	if errors.Is(err, bowlog.ErrNoLog) {

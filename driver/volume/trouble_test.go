@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -381,10 +382,15 @@ func TestDamaged(t *testing.T) {
 func TestHalfWritten(t *testing.T) {
 	n := newNode(t)
 	ctx := t.Context()
-	begun, goOn := make(chan struct{}), make(chan struct{})
+	begun, held := make(chan struct{}, 1), make(chan struct{})
+	goOn := sync.OnceFunc(func() { close(held) })
+	defer goOn()
 	n.client = engineWith{EngineClient: n.client, restore: func() error {
-		close(begun)
-		<-goOn
+		select {
+		case begun <- struct{}{}:
+		default:
+		}
+		<-held
 		return nil
 	}}
 	n.restartManager()
@@ -411,10 +417,10 @@ func TestHalfWritten(t *testing.T) {
 	}
 	_, err = image.WriteAt(block, 0)
 	n.must(err)
-	close(goOn)
+	goOn()
 	n.eventually("rolled back", func() bool {
-		s := n.status(id)
-		return s.Open == nil && s.Last.Outcome == volume.RolledBack
+		s, err := n.Status(ctx, id)
+		return err == nil && s.Open == nil && s.Last.Outcome == volume.RolledBack
 	})
 
 	_, err = image.ReadAt(block, 0)
@@ -428,6 +434,24 @@ func TestHalfWritten(t *testing.T) {
 	n.must(err)
 	n.wantFile(filepath.Join(n.start(id, "b"), "f"), "old")
 	n.end(id, "b")
+}
+
+// TestNothingConnected: the device of a static volume that has no size yet is not there.
+func TestNothingConnected(t *testing.T) {
+	n := newNode(t)
+	o := n.image("static", 32*mib)
+	n.must(n.Stage(t.Context(), o.StageOptions))
+	n.must(n.Publish(t.Context(), o))
+	n.must(n.Checkpoint(t.Context(), o.ID, uid1, volume.CheckpointOptions{}))
+	n.end(o.ID, "a")
+	n.must(os.Rename(o.Device, o.Device+".late"))
+	n.must(os.WriteFile(o.Device, nil, 0o600))
+	_, err := n.Status(t.Context(), o.ID)
+	n.want(err, volume.ErrMissing)
+	n.must(os.Rename(o.Device+".late", o.Device))
+	if s := n.status(o.ID); s.Open == nil || s.Last.Outcome != volume.Open {
+		t.Errorf("%+v %+v", s, s.Last)
+	}
 }
 
 // TestUnreadable: that block 0 cannot be read now does not mean that it is damaged.
@@ -465,7 +489,11 @@ func TestLookedAtMeanwhile(t *testing.T) {
 				return
 			default:
 			}
-			if s, err := n.Status(ctx, id); err != nil || s.Last != nil && s.Last.Reason != "" {
+			s, err := n.Status(ctx, id)
+			if errors.Is(err, volume.ErrBusy) {
+				continue // half of something was seen, and not taken for the whole
+			}
+			if err != nil || s.Last != nil && s.Last.Reason != "" {
 				t.Errorf("%+v %+v, %v", s, s.Last, err)
 				return
 			}
@@ -475,8 +503,8 @@ func TestLookedAtMeanwhile(t *testing.T) {
 		n.must(n.Checkpoint(ctx, id, uid1, volume.CheckpointOptions{}))
 		n.must(n.Rollback(ctx, id, uid1))
 		n.eventually("rolled back", func() bool {
-			s := n.status(id)
-			return s.Open == nil && s.Last != nil && s.Last.Outcome == volume.RolledBack
+			s, err := n.Status(ctx, id)
+			return err == nil && s.Open == nil && s.Last != nil && s.Last.Outcome == volume.RolledBack
 		})
 		n.must(n.Checkpoint(ctx, id, uid2, volume.CheckpointOptions{}))
 		n.must(n.Commit(ctx, id, uid2))

@@ -325,7 +325,14 @@ func (i *installed) testWarnings() {
 	i.until("deleting the claim is warned of", func() bool {
 		return strings.Contains(deletion(), "has an open checkpoint, VolumeCheckpoint first: it is lost")
 	})
-	c.Status.Phase = v1alpha1.PhaseRolledBack
+	// Without a condition it has failed for good, and nothing is warned of.
+	c.Status.Phase = v1alpha1.PhaseFailed
+	i.allowed("failing", i.admin.Status().Update(ctx, c))
+	i.until("nothing is warned of after a failure", func() bool { return second()+deletion() == "" })
+	c.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionCheckpointed, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonDamaged, LastTransitionTime: metav1.Now()}}
+	i.allowed("reporting damage", i.admin.Status().Update(ctx, c))
+	i.until("deleting the claim of a damaged one is warned of", func() bool { return strings.Contains(deletion(), "VolumeCheckpoint first: it is lost") })
+	c.Status.Phase, c.Status.Conditions = v1alpha1.PhaseRolledBack, nil
 	i.allowed("rolling back", i.admin.Status().Update(ctx, c))
 	i.until("nothing is warned of after the rollback", func() bool { return second()+deletion() == "" })
 }
