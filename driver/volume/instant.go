@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/bowline-csi/bowline/driver/blockdev"
@@ -71,9 +72,9 @@ func Checkpoint(ctx context.Context, m Mapping, mountpoint string) (t Checkpoint
 	return t, err
 }
 
-// FindFree reports the free space of the file system at mountpoint to m. File
-// systems that cannot tell are asked to discard it, which m sees. It is part of
-// Checkpoint, and to be done when a file system has been mounted on a mapping that
+// FindFree reports the free space of the file system at mountpoint to m, once it is
+// free on the device as well. File systems that cannot tell are asked to discard it,
+// which m sees. It is part of Checkpoint, and to be done when a file system has been mounted on a mapping that
 // carries on with a checkpoint: until then, that has only its reserve for backups.
 func FindFree(ctx context.Context, m Mapping, mountpoint string) error {
 	if err := reportFree(ctx, m, mountpoint); err != nil {
@@ -83,23 +84,28 @@ func FindFree(ctx context.Context, m Mapping, mountpoint string) error {
 }
 
 func reportFree(ctx context.Context, m Mapping, mountpoint string) error {
-	const batch = 4096
-	list := make([]blockdev.Extent, 0, batch)
+	var list []blockdev.Extent
 	err := filesystem.FreeSpace(ctx, mountpoint, func(off, length int64) error {
 		list = append(list, blockdev.Extent{Offset: off, Length: length})
-		if len(list) < batch {
-			return nil
-		}
-		err := m.MarkFree(ctx, list)
-		list = list[:0]
-		return err
+		return nil
 	})
 	if errors.Is(err, filesystem.ErrNotSupported) {
 		_, err = filesystem.Trim(ctx, mountpoint)
 		return err
 	}
-	if err != nil || len(list) == 0 {
+	if err != nil {
 		return err
 	}
-	return m.MarkFree(ctx, list)
+	// XFS tells of space that it has freed in memory only. If the machine stopped
+	// before its log has that, the space would be in use again, and a backup in it.
+	if err := filesystem.Sync(mountpoint); err != nil {
+		return err
+	}
+	const batch = 4096 // extents in a message
+	for part := range slices.Chunk(list, batch) {
+		if err := m.MarkFree(ctx, part); err != nil {
+			return err
+		}
+	}
+	return nil
 }
