@@ -128,11 +128,7 @@ func sameFile(a, b string) bool {
 
 // mountpoint returns a mount point of the volume, or "" if it is not mounted.
 func (a *attachment) mountpoint() (string, error) {
-	mounts, err := filesystem.Mounts(a.state.Device)
-	if err != nil || len(mounts) == 0 {
-		return "", err
-	}
-	return mounts[0].Path, nil
+	return filesystem.MountOf(a.state.Device)
 }
 
 // refuseAttached returns an error if path is the backing device of an attached

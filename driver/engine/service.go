@@ -53,6 +53,10 @@ func (s *Server) Grow(ctx context.Context, req *enginepb.GrowRequest) (*enginepb
 func (s *Server) MarkFree(ctx context.Context, req *enginepb.MarkFreeRequest) (*enginepb.Volume, error) {
 	return s.do(req.Name, func(m *attachment) error {
 		for _, x := range req.Extents {
+			// Who has given up may begin another search, of which this would not be.
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			if err := m.MarkFree(x.Offset, x.Length); err != nil {
 				return err
 			}

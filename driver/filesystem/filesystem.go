@@ -35,6 +35,9 @@ var (
 	// ErrNotMounted is returned where a mount point was expected.
 	ErrNotMounted = errors.New("not a mount point")
 
+	// ErrHidden is returned where something else is mounted over a file system.
+	ErrHidden = errors.New("something else is mounted over it")
+
 	// ErrBusy is returned by Unmount for a file system that is in use.
 	ErrBusy = errors.New("in use")
 

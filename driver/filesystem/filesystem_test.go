@@ -207,7 +207,29 @@ func TestMounts(t *testing.T) {
 	if _, err := Device(filepath.Join(mnt, "sub")); !errors.Is(err, ErrNotMounted) {
 		t.Errorf("device of a directory: %v", err)
 	}
+
+	of := func(want string, wantErr error) {
+		t.Helper()
+		if got, err := MountOf(device); got != want || !errors.Is(err, wantErr) {
+			t.Errorf("mount of %s: got %q, %v, want %q, %v", device, got, err, want, wantErr)
+		}
+	}
+	of(mnt, nil)
+	tool(t, "mount", "-t", "tmpfs", "over", mnt)
+	of(second, nil)
+	other := newLoop(t, 64<<20, 512)
+	if err := Make(context.Background(), other, Ext4); err != nil {
+		t.Fatal(err)
+	}
+	tool(t, "mount", other, second)
+	of("", ErrHidden)
+	tool(t, "umount", second)
+	of(second, nil)
+	tool(t, "umount", mnt)
 	unmount(t, second)
+	of(mnt, nil)
+	unmount(t, mnt)
+	of("", nil)
 }
 
 func TestMountErrors(t *testing.T) {

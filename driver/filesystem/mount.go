@@ -85,6 +85,30 @@ func Mounts(device string) ([]MountPoint, error) {
 	return mounts, nil
 }
 
+// MountOf returns where the file system of a block device is mounted, "" if it is not.
+// Of several mounts it is the first that nothing else is mounted over: who looks there
+// finds that file system and no other. It returns ErrHidden if there is none such.
+func MountOf(device string) (string, error) {
+	mounts, err := Mounts(device)
+	if err != nil || len(mounts) == 0 {
+		return "", err
+	}
+	number, err := deviceNumber(device)
+	if err != nil {
+		return "", fmt.Errorf("mounts of %s: %w", device, err)
+	}
+	for _, m := range mounts {
+		_, top, err := MountedAt(m.Path)
+		if err != nil || top == "" {
+			continue // unmounted meanwhile, or under something without a device
+		}
+		if n, err := deviceNumber(top); err == nil && n == number {
+			return m.Path, nil
+		}
+	}
+	return "", fmt.Errorf("mounts of %s: %s: %w", device, mounts[0].Path, ErrHidden)
+}
+
 func mountPoint(info mount.MountInfo) MountPoint {
 	return MountPoint{
 		Path:     unescape(info.MountPoint),

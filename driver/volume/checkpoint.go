@@ -243,12 +243,12 @@ func (m *Manager) withMapping(ctx context.Context, p place, do func(*enginepb.Vo
 // not mounted anywhere it is, for that long, where nobody else looks. For what has
 // no file system the place is "".
 func (m *Manager) withMount(ctx context.Context, p place, v *enginepb.Volume, do func(mountpoint string) error) error {
-	mounts, err := filesystem.Mounts(v.Device)
+	at, err := mountOf(p.id, v)
 	if err != nil {
-		return fmt.Errorf("volume %s: %w", p.id, err)
+		return err
 	}
-	if len(mounts) > 0 {
-		return do(mounts[0].Path)
+	if at != "" {
+		return do(at)
 	}
 	content, err := filesystem.Probe(ctx, v.Device)
 	if err != nil {
@@ -267,6 +267,20 @@ func (m *Manager) withMount(ctx context.Context, p place, v *enginepb.Volume, do
 	}
 	err = do(dir)
 	return errors.Join(err, m.removePrivate(context.WithoutCancel(ctx), p.id, dir))
+}
+
+// mountOf returns where the file system of a mapping is mounted, "" if it is not. What
+// is asked there about free space, or frozen, must be that one and no other: it fails
+// with ErrBusy if something else is mounted over it.
+func mountOf(id string, v *enginepb.Volume) (string, error) {
+	at, err := filesystem.MountOf(v.Device)
+	if errors.Is(err, filesystem.ErrHidden) {
+		err = fmt.Errorf("%w: %w", err, ErrBusy)
+	}
+	if err != nil {
+		return "", fmt.Errorf("volume %s: %w", id, err)
+	}
+	return at, nil
 }
 
 // privateDir is where volumes are mounted that nobody uses, to look at their free

@@ -107,11 +107,8 @@ func (m *Manager) readyToFreeze(ctx context.Context, s *slot, p place, uid strin
 	if err := m.growMapping(ctx, p, v); err != nil {
 		return v, "", err
 	}
-	mounts, err := filesystem.Mounts(v.Device)
-	if err != nil || len(mounts) == 0 {
-		return v, "", err
-	}
-	return v, mounts[0].Path, nil
+	at, err := mountOf(p.id, v)
+	return v, at, err
 }
 
 // search finds out what is free on the file system mounted at the path at.

@@ -90,14 +90,14 @@ func (m *Manager) Clone(ctx context.Context, source string, o pool.CreateOptions
 	if !m.pool.CanReflink() {
 		return pool.Volume{}, fmt.Errorf("volume %s: the pool's file system cannot share blocks, so only volumes that are not in use can be cloned: %w", source, ErrInUse)
 	}
-	mounts, err := filesystem.Mounts(v.Device)
+	at, err := mountOf(source, v)
 	if err != nil {
-		return pool.Volume{}, fmt.Errorf("volume %s: %w", source, err)
+		return pool.Volume{}, err
 	}
-	if len(mounts) == 0 {
+	if at == "" {
 		return m.pool.Clone(ctx, source, o, m.cloneProgress(source))
 	}
-	return m.cloneFrozen(ctx, source, mounts[0].Path, o)
+	return m.cloneFrozen(ctx, source, at, o)
 }
 
 func (m *Manager) cloneFrozen(ctx context.Context, source, mountpoint string, o pool.CreateOptions) (clone pool.Volume, err error) {
@@ -174,12 +174,12 @@ func (m *Manager) Expand(ctx context.Context, ref Ref, size int64) (int64, error
 	if size > v.Size {
 		return 0, fmt.Errorf("volume %s: its device has %d bytes, %d are wanted: %w", p.id, v.Size, size, ErrInvalid)
 	}
-	mounts, err := filesystem.Mounts(v.Device)
+	at, err := mountOf(p.id, v)
 	if err != nil {
-		return 0, fmt.Errorf("volume %s: %w", p.id, err)
+		return 0, err
 	}
-	if len(mounts) > 0 {
-		if err := filesystem.Grow(ctx, v.Device, mounts[0].Path); err != nil {
+	if at != "" {
+		if err := filesystem.Grow(ctx, v.Device, at); err != nil {
 			return 0, fmt.Errorf("volume %s: %w", p.id, err)
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/bowline-csi/bowline/driver/engine/enginepb"
-	"github.com/bowline-csi/bowline/driver/filesystem"
 )
 
 // refillInterval is how often it is looked whether an engine knows less of the free
@@ -62,11 +61,11 @@ func (m *Manager) tellFree(id string) (since time.Time, ok bool) {
 	if err != nil || v == nil || v.Open.GetStale() == 0 || s.frozen != nil {
 		return since, false
 	}
-	mounts, err := filesystem.Mounts(v.Device)
-	if err != nil || len(mounts) == 0 {
+	at, err := mountOf(id, v)
+	if err != nil || at == "" {
 		return since, false // mounting it does the same
 	}
-	if err := FindFree(ctx, m.volumeOf(v, "", CheckpointOptions{}), mounts[0].Path); err != nil {
+	if err := FindFree(ctx, m.volumeOf(v, "", CheckpointOptions{}), at); err != nil {
 		m.log.Warn("free space is not known anew", "volume", id, "error", err)
 	} else {
 		m.log.Info("free space is known again", "volume", id)
