@@ -55,7 +55,18 @@ type checkpointRecord struct {
 
 	// Frozen is for how long the file system was frozen when it was opened.
 	Frozen time.Duration `json:"frozen,omitempty"`
+
+	// XFSLog is how far an XFS has come after a rollback, see advanceLog.
+	XFSLog xfsLog `json:"xfsLog,omitempty"`
 }
+
+// xfsLog is how far the log of an XFS has come after a rollback.
+type xfsLog string
+
+const (
+	xfsLogClean    xfsLog = "Clean" // unmounted; the log is perhaps half advanced
+	xfsLogAdvanced xfsLog = "Advanced"
+)
 
 // asksForRollback tells whether the checkpoint uid was to be rolled back when the
 // record was written.

@@ -266,6 +266,12 @@ func (m *Manager) mountAt(ctx context.Context, p place, v *enginepb.Volume, targ
 		// A clone has the UUID of its source, and both may be mounted.
 		options = append(slices.Clone(options), "nouuid")
 	}
+	if fsType == filesystem.XFS {
+		if err := m.advanceLog(ctx, p.id, v); err != nil {
+			m.log.Warn("the log of the file system has not been advanced after the rollback; see 'XFS after a rollback' in the documentation of recovery",
+				"volume", p.id, "error", err)
+		}
+	}
 	if err := filesystem.Mount(ctx, v.Device, target, fsType, options); err != nil {
 		return fmt.Errorf("volume %s: %w", p.id, err)
 	}
@@ -284,6 +290,47 @@ func (m *Manager) mountAt(ctx context.Context, p place, v *enginepb.Volume, targ
 		}
 	}
 	return nil
+}
+
+// advanceLog advances the log of an XFS that was rolled back, before it is mounted for
+// the first time after that; filesystem.AdvanceLog tells why. For that the file system
+// has to be clean, which it gets by being mounted and unmounted where nobody else looks.
+// From then on until its log has been advanced nobody mounts it. A manager that was
+// killed meanwhile goes on with that.
+func (m *Manager) advanceLog(ctx context.Context, id string, v *enginepb.Volume) error {
+	r, err := m.loadRecord(id)
+	if err != nil {
+		return err
+	}
+	c := r.Checkpoint
+	if c == nil || c.XFSLog == xfsLogAdvanced || c.Stage != rolledBack && !c.Restoring || v.Open != nil {
+		return nil
+	}
+	note := func(l xfsLog) error {
+		_, err := m.updateRecord(id, func(r *record) {
+			if r.Checkpoint != nil && sameUID(r.Checkpoint.UID, c.UID) {
+				r.Checkpoint.XFSLog = l
+			}
+		})
+		return err
+	}
+	if c.XFSLog == "" {
+		dir := filepath.Join(m.privateDir(), ".replay", mappingName(id)) // no name begins with a dot
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		err := filesystem.Mount(ctx, v.Device, dir, filesystem.XFS, []string{"nouuid"})
+		if err := errors.Join(err, m.removePrivate(context.WithoutCancel(ctx), id, dir)); err != nil {
+			return err
+		}
+		if err := note(xfsLogClean); err != nil {
+			return err
+		}
+	}
+	if err := filesystem.AdvanceLog(context.WithoutCancel(ctx), v.Device); err != nil {
+		return errors.Join(err, note("")) // it is mounted all the same
+	}
+	return note(xfsLogAdvanced)
 }
 
 // Unstage unmounts a volume and detaches it. A rollback that is due begins.
