@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bowline-csi/bowline/driver/blockdev"
 	"github.com/bowline-csi/bowline/driver/filesystem"
 )
@@ -98,7 +100,9 @@ func reportFree(ctx context.Context, m Mapping, mountpoint string) error {
 	}
 	// XFS tells of space that it has freed in memory only. If the machine stopped
 	// before its log has that, the space would be in use again, and a backup in it.
-	if err := filesystem.Sync(mountpoint); err != nil {
+	// That something cannot be written, for want of space for backups perhaps, does not
+	// matter to others.
+	if err := filesystem.Sync(mountpoint); err != nil && !freedWhenDurable(mountpoint) {
 		return err
 	}
 	const batch = 4096 // extents in a message
@@ -108,4 +112,11 @@ func reportFree(ctx context.Context, m Mapping, mountpoint string) error {
 		}
 	}
 	return nil
+}
+
+// freedWhenDurable tells whether a file system tells of space that it has freed only when
+// its journal has that, as ext4 does.
+func freedWhenDurable(mountpoint string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(mountpoint, &st) == nil && st.Type == unix.EXT4_SUPER_MAGIC
 }

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"testing"
 
@@ -32,12 +33,12 @@ func TestTellFreeAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, ok := m.tellFree("a"); ok || e.asked != 0 {
-		t.Errorf("during another operation: told: %t, asked %d times", ok, e.asked)
+	if _, err := m.tellFree("a"); !errors.Is(err, ErrBusy) || e.asked != 0 {
+		t.Errorf("during another operation: %v, asked %d times", err, e.asked)
 	}
 	s.leave()
-	if _, ok := m.tellFree("a"); ok || e.asked != 1 {
-		t.Errorf("told: %t, asked %d times", ok, e.asked)
+	if _, err := m.tellFree("a"); !errors.Is(err, ErrBusy) || e.asked != 1 {
+		t.Errorf("%v, asked %d times", err, e.asked)
 	}
 	if s, err = m.enter(t.Context(), "a"); err != nil {
 		t.Fatalf("afterwards: %v", err)
