@@ -57,7 +57,9 @@ type checkpointRecord struct {
 	Frozen time.Duration `json:"frozen,omitempty"`
 
 	// XFSLog is how far an XFS has come after a rollback, see advanceLog.
-	XFSLog xfsLog `json:"xfsLog,omitempty"`
+	// XFSCycle is what it is advanced to.
+	XFSLog   xfsLog `json:"xfsLog,omitempty"`
+	XFSCycle int64  `json:"xfsCycle,omitempty"`
 }
 
 // xfsLog is how far the log of an XFS has come after a rollback.

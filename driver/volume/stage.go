@@ -256,6 +256,11 @@ func (m *Manager) mountAt(ctx context.Context, p place, v *enginepb.Volume, targ
 	if err := m.handOut(ctx, p, fsType); err != nil {
 		return err
 	}
+	if fsType == filesystem.XFS {
+		if err := m.advanceLog(ctx, p.id, v); err != nil {
+			return fmt.Errorf("volume %s: after its rollback: %w", p.id, err)
+		}
+	}
 	if err := os.Mkdir(target, 0o750); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("volume %s: %w", p.id, err)
 	}
@@ -265,12 +270,6 @@ func (m *Manager) mountAt(ctx context.Context, p place, v *enginepb.Volume, targ
 	if fsType == filesystem.XFS && !slices.Contains(options, "nouuid") {
 		// A clone has the UUID of its source, and both may be mounted.
 		options = append(slices.Clone(options), "nouuid")
-	}
-	if fsType == filesystem.XFS {
-		if err := m.advanceLog(ctx, p.id, v); err != nil {
-			m.log.Warn("the log of the file system has not been advanced after the rollback; see 'XFS after a rollback' in the documentation of recovery",
-				"volume", p.id, "error", err)
-		}
 	}
 	if err := filesystem.Mount(ctx, v.Device, target, fsType, options); err != nil {
 		return fmt.Errorf("volume %s: %w", p.id, err)
@@ -295,8 +294,8 @@ func (m *Manager) mountAt(ctx context.Context, p place, v *enginepb.Volume, targ
 // advanceLog advances the log of an XFS that was rolled back, before it is mounted for
 // the first time after that; filesystem.AdvanceLog tells why. For that the file system
 // has to be clean, which it gets by being mounted and unmounted where nobody else looks.
-// From then on until its log has been advanced nobody mounts it. A manager that was
-// killed meanwhile goes on with that.
+// From then on until its log has been advanced nobody mounts it: a manager that was
+// killed meanwhile, or has failed, begins anew there.
 func (m *Manager) advanceLog(ctx context.Context, id string, v *enginepb.Volume) error {
 	r, err := m.loadRecord(id)
 	if err != nil {
@@ -306,16 +305,21 @@ func (m *Manager) advanceLog(ctx context.Context, id string, v *enginepb.Volume)
 	if c == nil || c.XFSLog == xfsLogAdvanced || c.Stage != rolledBack && !c.Restoring || v.Open != nil {
 		return nil
 	}
-	note := func(l xfsLog) error {
+	note := func(l xfsLog, cycle int64) error {
 		_, err := m.updateRecord(id, func(r *record) {
 			if r.Checkpoint != nil && sameUID(r.Checkpoint.UID, c.UID) {
-				r.Checkpoint.XFSLog = l
+				r.Checkpoint.XFSLog, r.Checkpoint.XFSCycle = l, cycle
 			}
 		})
 		return err
 	}
-	if c.XFSLog == "" {
-		dir := filepath.Join(m.privateDir(), ".replay", mappingName(id)) // no name begins with a dot
+	missed := func(err error) {
+		m.log.Warn("the log of the file system has not been advanced after the rollback; see 'XFS after a rollback' in the documentation of recovery",
+			"volume", id, "error", err)
+	}
+	cycle, again := c.XFSCycle, c.XFSLog == xfsLogClean
+	if !again {
+		dir := filepath.Join(m.privateDir(), mappingName(id))
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
@@ -323,14 +327,27 @@ func (m *Manager) advanceLog(ctx context.Context, id string, v *enginepb.Volume)
 		if err := errors.Join(err, m.removePrivate(context.WithoutCancel(ctx), id, dir)); err != nil {
 			return err
 		}
-		if err := note(xfsLogClean); err != nil {
+		if used, err := filesystem.InUse(v.Device); err != nil || used {
+			missed(errors.Join(err, ErrInUse))
+			return nil
+		}
+		if cycle, err = filesystem.NextCycle(v.Device); err != nil {
+			missed(err)
+			return nil
+		}
+		if err := note(xfsLogClean, cycle); err != nil {
 			return err
 		}
 	}
-	if err := filesystem.AdvanceLog(context.WithoutCancel(ctx), v.Device); err != nil {
-		return errors.Join(err, note("")) // it is mounted all the same
+	err = filesystem.AdvanceLog(context.WithoutCancel(ctx), v.Device, cycle, again)
+	if err == nil {
+		return note(xfsLogAdvanced, 0)
 	}
-	return note(xfsLogAdvanced)
+	if again || !filesystem.Untouched(v.Device, cycle) {
+		return err
+	}
+	missed(err)
+	return note("", 0)
 }
 
 // Unstage unmounts a volume and detaches it. A rollback that is due begins.
