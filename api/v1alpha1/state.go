@@ -42,10 +42,13 @@ func (p Phase) Final() bool {
 // has not reported that it is over. A checkpoint that failed may still be there:
 // one with a damaged log is left alone until it is committed.
 func (c *VolumeCheckpoint) OnVolume() bool {
-	if c.Status.Step == "" {
-		return false
-	}
-	return !c.Finished() || meta.IsStatusConditionTrue(c.Status.Conditions, ConditionCheckpointed)
+	return c.Status.Step != "" && !c.Status.Over()
+}
+
+// Over says whether nothing follows after s: its phase is final, and no checkpoint that
+// failed is still on the volume, to be ended or to be found sound again.
+func (s *VolumeCheckpointStatus) Over() bool {
+	return s.Phase.Final() && !meta.IsStatusConditionTrue(s.Conditions, ConditionCheckpointed)
 }
 
 // PodPolicy is what a rollback does about pods that use the volume.

@@ -202,6 +202,7 @@ func (d *decider) decision() *v1alpha1.Decision {
 	if g.Status.Phase != v1alpha1.PhaseCheckpointed {
 		return nil
 	}
+	damaged := false
 	for _, m := range d.status.Members {
 		if !m.Phase.Final() {
 			continue
@@ -211,11 +212,10 @@ func (d *decider) decision() *v1alpha1.Decision {
 			return policy.Decide(v1alpha1.Committed, v1alpha1.ReasonMemberFinished,
 				fmt.Sprintf("the checkpoint of claim %q is %s, and the others are of no use without it", m.Claim, m.Phase), d.now)
 		}
+		damaged = true
 	}
-	for _, m := range d.status.Members {
-		if m.Phase.Final() {
-			return nil // it is damaged: left to a person, and so are the others
-		}
+	if damaged {
+		return nil // it is left to a person, and so are the others
 	}
 	if v := g.Spec.Verify; v != nil && d.status.Verification != nil {
 		known, decision, wait := policy.Verify(*v, *d.status.Verification, d.rollout, d.now)

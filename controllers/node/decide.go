@@ -77,18 +77,6 @@ func wanted(c *v1alpha1.VolumeCheckpoint) v1alpha1.DesiredState {
 	return want
 }
 
-// idle tells that there is nothing to do or to report for c any more, whatever
-// its volume is like.
-func idle(c *v1alpha1.VolumeCheckpoint) bool {
-	return c.Status.Step == "" || over(&c.Status)
-}
-
-// over tells whether nothing follows after a status. A checkpoint that failed may
-// still be on the volume, and be ended, or found to be sound again.
-func over(s *v1alpha1.VolumeCheckpointStatus) bool {
-	return s.Phase.Final() && !meta.IsStatusConditionTrue(s.Conditions, v1alpha1.ConditionCheckpointed)
-}
-
 // ours tells whether a checkpoint on the volume of c is that of c.
 func ours(c *v1alpha1.VolumeCheckpoint, open *Checkpoint) bool {
 	return open != nil && open.ID == string(c.UID)

@@ -178,7 +178,7 @@ func TestIdle(t *testing.T) {
 		{"failed", []change{inPhase(v1alpha1.PhaseFailed)}, true},
 		{"failed, but on the volume", []change{wasOpened, inPhase(v1alpha1.PhaseFailed)}, false},
 	} {
-		if got := idle(checkpoint(test.changes...)); got != test.want {
+		if got := !checkpoint(test.changes...).OnVolume(); got != test.want {
 			t.Errorf("%s: idle is %v", test.name, got)
 		}
 	}

@@ -97,7 +97,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	// Anybody may set a label; the status is the controller's.
-	if c.Status.NodeName != r.node || idle(&c) {
+	if c.Status.NodeName != r.node || !c.OnVolume() {
 		r.forget(req.NamespacedName)
 		return reconcile.Result{}, nil
 	}
@@ -105,7 +105,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	// is begun, or than that of the beginning, after which little free space is no
 	// reason any more to drop the checkpoint.
 	known := r.remember(req.NamespacedName)
-	if !over(&c.Status) && known.ended == c.UID || !reported(&c) && known.opened == c.UID {
+	if known.ended == c.UID || !reported(&c) && known.opened == c.UID {
 		return reconcile.Result{RequeueAfter: time.Second}, nil
 	}
 	log := r.log.With("volume", c.Status.VolumeHandle, "checkpoint", req.String(), "claim", c.Spec.PersistentVolumeClaimName)
@@ -219,7 +219,7 @@ func (r *reconciler) users(ctx context.Context, log *slog.Logger, c *v1alpha1.Vo
 func (r *reconciler) again(status *v1alpha1.VolumeCheckpointStatus, o outcome) (reconcile.Result, error) {
 	after := jitter(factsInterval)
 	switch {
-	case over(status):
+	case status.Over():
 		return reconcile.Result{}, nil // the write comes back by the cache
 	case o.err == nil && o.facts.Open != nil && o.facts.Open.State == RollingBack:
 		after = progressInterval

@@ -76,7 +76,7 @@ func (r *reconciler) wrote(log *slog.Logger, c *v1alpha1.VolumeCheckpoint, statu
 		if reported(&v1alpha1.VolumeCheckpoint{Status: *status}) {
 			m.opened = c.UID
 		}
-		if over(status) {
+		if status.Over() {
 			m.ended = c.UID
 		}
 	})

@@ -43,10 +43,7 @@ const (
 // If it is interrupted, or fails and Untouched does not hold, it has to be done again,
 // with the same cycle and again set, before the file system is mounted.
 func AdvanceLog(ctx context.Context, device string, cycle int64, again bool) error {
-	used, err := InUse(device)
-	if err == nil && used {
-		err = ErrBusy
-	}
+	err := notInUse(device)
 	if err == nil && again {
 		// The tool does not make out a log that was half written, but one that was
 		// never used.
@@ -69,10 +66,22 @@ func AdvanceLog(ctx context.Context, device string, cycle int64, again bool) err
 	return nil
 }
 
+// notInUse returns ErrBusy if a block device is in use.
+func notInUse(device string) error {
+	used, err := InUse(device)
+	if err == nil && used {
+		err = ErrBusy
+	}
+	return err
+}
+
 // NextCycle returns the cycle with which AdvanceLog is to let the log of the XFS on a
-// block device go on.
+// block device go on. It returns ErrBusy if that is in use.
 func NextCycle(device string) (int64, error) {
-	cycle, _, err := xfsCycles(device)
+	cycle, err := int64(0), notInUse(device)
+	if err == nil {
+		cycle, _, err = xfsCycles(device)
+	}
 	if err == nil && cycle > math.MaxInt32-xfsLogJump {
 		err = errors.New("there are no higher numbers")
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -88,10 +87,7 @@ func TestBlankDevice(t *testing.T) {
 	n := newNode(t)
 	ctx := t.Context()
 	o := n.image("device", 32*mib)
-	out, err := exec.Command("losetup", "--find", "--show", o.Device).Output()
-	n.must(err)
-	o.Device = strings.TrimSpace(string(out))
-	defer func() { n.must(exec.Command("losetup", "--detach", o.Device).Run()) }()
+	o.Device = newLoop(t, o.Device)
 	write := func(content string) {
 		f, err := os.OpenFile(o.Device, os.O_RDWR, 0)
 		n.must(err)

@@ -76,8 +76,9 @@ func Checkpoint(ctx context.Context, m Mapping, mountpoint string) (t Checkpoint
 
 // FindFree reports the free space of the file system at mountpoint to m, once it is
 // free on the device as well. File systems that cannot tell are asked to discard it,
-// which m sees. It is part of Checkpoint, and to be done when a file system has been mounted on a mapping that
-// carries on with a checkpoint: until then, that has only its reserve for backups.
+// which m sees. It is part of Checkpoint, and to be done when a file system has been
+// mounted on a mapping that carries on with a checkpoint: until then, that has only its
+// reserve for backups.
 func FindFree(ctx context.Context, m Mapping, mountpoint string) error {
 	if err := reportFree(ctx, m, mountpoint); err != nil {
 		return fmt.Errorf("looking for free space of %s: %w", mountpoint, err)

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -42,25 +40,9 @@ func TestFreeIsDurable(t *testing.T) {
 	}
 	dir := t.TempDir()
 	image := filepath.Join(dir, "image")
-	run := func(name string, args ...string) string {
-		t.Helper()
-		out, err := exec.Command(name, args...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
-		}
-		return strings.TrimSpace(string(out))
-	}
-	// mounted mounts an image until the test ends, copies of another as well.
 	mounted := func(image string) string {
-		t.Helper()
-		device := run("losetup", "--find", "--show", image)
-		t.Cleanup(func() { run("losetup", "--detach", device) })
-		at := image + ".mnt"
-		if err := os.Mkdir(at, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		run("mount", "-o", "nouuid", device, at)
-		t.Cleanup(func() { run("umount", at) })
+		at := mountXFS(t, newLoop(t, image), image+".mnt")
+		t.Cleanup(func() { tool(t, "umount", at) })
 		return at
 	}
 	// stopped is what a machine would find that stopped now, and whether the file is
@@ -68,7 +50,7 @@ func TestFreeIsDurable(t *testing.T) {
 	stopped := func(name string) bool {
 		t.Helper()
 		rest := filepath.Join(dir, name)
-		run("cp", "--sparse=always", image, rest)
+		tool(t, "cp", "--sparse=always", image, rest)
 		_, err := os.Stat(filepath.Join(mounted(rest), "file"))
 		if err != nil && !os.IsNotExist(err) {
 			t.Fatal(err)

@@ -258,3 +258,31 @@ func (n *node) status(id string) volume.Status {
 	n.must(err)
 	return s
 }
+
+// tool runs a command and returns what it printed.
+func tool(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// newLoop puts a loop device on an image until the test ends.
+func newLoop(t *testing.T, image string) string {
+	t.Helper()
+	device := tool(t, "losetup", "--find", "--show", image)
+	t.Cleanup(func() { tool(t, "losetup", "--detach", device) })
+	return device
+}
+
+// mountXFS mounts an XFS, which may be a copy of another one, at a new directory.
+func mountXFS(t *testing.T, device, at string) string {
+	t.Helper()
+	if err := os.Mkdir(at, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	tool(t, "mount", "-o", "nouuid", device, at)
+	return at
+}

@@ -56,19 +56,12 @@ type checkpointRecord struct {
 	// Frozen is for how long the file system was frozen when it was opened.
 	Frozen time.Duration `json:"frozen,omitempty"`
 
-	// XFSLog is how far an XFS has come after a rollback, see advanceLog.
-	// XFSCycle is what it is advanced to.
-	XFSLog   xfsLog `json:"xfsLog,omitempty"`
-	XFSCycle int64  `json:"xfsCycle,omitempty"`
+	// XFSCycle is the cycle that the log of an XFS is being advanced to after a
+	// rollback, see advanceLog; 0 if it is not. The file system is clean then, and its
+	// log perhaps half advanced.
+	XFSCycle    int64 `json:"xfsCycle,omitempty"`
+	XFSAdvanced bool  `json:"xfsAdvanced,omitempty"` // it is done
 }
-
-// xfsLog is how far the log of an XFS has come after a rollback.
-type xfsLog string
-
-const (
-	xfsLogClean    xfsLog = "Clean" // unmounted; the log is perhaps half advanced
-	xfsLogAdvanced xfsLog = "Advanced"
-)
 
 // asksForRollback tells whether the checkpoint uid was to be rolled back when the
 // record was written.

@@ -302,13 +302,13 @@ func (m *Manager) advanceLog(ctx context.Context, id string, v *enginepb.Volume)
 		return err
 	}
 	c := r.Checkpoint
-	if c == nil || c.XFSLog == xfsLogAdvanced || c.Stage != rolledBack && !c.Restoring || v.Open != nil {
+	if c == nil || c.XFSAdvanced || c.Stage != rolledBack && !c.Restoring || v.Open != nil {
 		return nil
 	}
-	note := func(l xfsLog, cycle int64) error {
+	note := func(cycle int64, advanced bool) error {
 		_, err := m.updateRecord(id, func(r *record) {
 			if r.Checkpoint != nil && sameUID(r.Checkpoint.UID, c.UID) {
-				r.Checkpoint.XFSLog, r.Checkpoint.XFSCycle = l, cycle
+				r.Checkpoint.XFSCycle, r.Checkpoint.XFSAdvanced = cycle, advanced
 			}
 		})
 		return err
@@ -317,7 +317,7 @@ func (m *Manager) advanceLog(ctx context.Context, id string, v *enginepb.Volume)
 		m.log.Warn("the log of the file system has not been advanced after the rollback; see 'XFS after a rollback' in the documentation of recovery",
 			"volume", id, "error", err)
 	}
-	cycle, again := c.XFSCycle, c.XFSLog == xfsLogClean
+	cycle, again := c.XFSCycle, c.XFSCycle != 0
 	if !again {
 		dir := filepath.Join(m.privateDir(), mappingName(id))
 		if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -327,27 +327,23 @@ func (m *Manager) advanceLog(ctx context.Context, id string, v *enginepb.Volume)
 		if err := errors.Join(err, m.removePrivate(context.WithoutCancel(ctx), id, dir)); err != nil {
 			return err
 		}
-		if used, err := filesystem.InUse(v.Device); err != nil || used {
-			missed(errors.Join(err, ErrInUse))
-			return nil
-		}
 		if cycle, err = filesystem.NextCycle(v.Device); err != nil {
 			missed(err)
 			return nil
 		}
-		if err := note(xfsLogClean, cycle); err != nil {
+		if err := note(cycle, false); err != nil {
 			return err
 		}
 	}
 	err = filesystem.AdvanceLog(context.WithoutCancel(ctx), v.Device, cycle, again)
 	if err == nil {
-		return note(xfsLogAdvanced, 0)
+		return note(0, true)
 	}
 	if again || !filesystem.Untouched(v.Device, cycle) {
 		return err
 	}
 	missed(err)
-	return note("", 0)
+	return note(0, false)
 }
 
 // Unstage unmounts a volume and detaches it. A rollback that is due begins.

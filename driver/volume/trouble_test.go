@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -459,15 +458,12 @@ func TestUnreadable(t *testing.T) {
 	n := newNode(t)
 	o := n.image("static", 32*mib)
 	image := o.Device
-	out, err := exec.Command("losetup", "--find", "--show", image).Output()
-	n.must(err)
-	o.Device = strings.TrimSpace(string(out))
-	defer func() { n.must(exec.Command("losetup", "--detach", o.Device).Run()) }()
+	o.Device = newLoop(t, image)
 	n.must(n.Stage(t.Context(), o.StageOptions))
 	n.must(n.Publish(t.Context(), o))
 	n.end(o.ID, "a")
 	n.must(os.Truncate(image, 0))
-	if _, err = n.Status(t.Context(), o.ID); !errors.Is(err, unix.EIO) || errors.Is(err, volume.ErrDamaged) {
+	if _, err := n.Status(t.Context(), o.ID); !errors.Is(err, unix.EIO) || errors.Is(err, volume.ErrDamaged) {
 		t.Errorf("%v, want an I/O error", err)
 	}
 }

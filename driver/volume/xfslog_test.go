@@ -3,9 +3,7 @@ package volume_test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -62,20 +60,9 @@ func TestStopsAfterRollback(t *testing.T) {
 	n.must(last.Close())
 
 	rest := n.path("rest")
-	run := func(name string, args ...string) string {
-		t.Helper()
-		out, err := exec.Command(name, args...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s %s: %v: %s", name, strings.Join(args, " "), err, out)
-		}
-		return strings.TrimSpace(string(out))
-	}
-	run("cp", "--sparse=always", n.status(id).Path, rest)
-	device := run("losetup", "--find", "--show", rest)
-	defer run("losetup", "--detach", device)
-	at := n.path("rest.mnt", "x")
-	at = filepath.Dir(at)
-	run("mount", "-o", "nouuid", device, at)
+	tool(t, "cp", "--sparse=always", n.status(id).Path, rest)
+	device := newLoop(t, rest)
+	at := mountXFS(t, device, rest+".mnt")
 	for i := range 150 {
 		names, err := os.ReadDir(filepath.Join(at, fmt.Sprintf("dir-%d", i)))
 		if err != nil || len(names) != 50 {
@@ -84,6 +71,6 @@ func TestStopsAfterRollback(t *testing.T) {
 		}
 	}
 	n.must(unix.Unmount(at, 0))
-	run("xfs_repair", "-n", device)
+	tool(t, "xfs_repair", "-n", device)
 	n.end(id, "a")
 }
